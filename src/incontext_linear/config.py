@@ -1,0 +1,190 @@
+"""Typed parameters: every number a run depends on, checked before the run starts.
+
+Each class is one key of the parameter files. All are frozen and refuse unknown keys, so a misspelt
+parameter is an error instead of a silent default.
+"""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+class Config(BaseModel):
+    """Base of all parameter classes: frozen, strict about keys and types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def flat(self, prefix: str) -> dict[str, Any]:
+        """All fields as ``{"prefix.field": value}``, nested fields joined by dots."""
+        return flatten(self.model_dump(mode="json"), prefix)
+
+
+def flatten(tree: Any, prefix: str) -> dict[str, Any]:
+    """Flatten nested dictionaries: ``{"a": {"b": 1}}`` with prefix ``p`` gives ``{"p.a.b": 1}``."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        key: value for name, branch in tree.items() for key, value in flatten(branch, f"{prefix}.{name}").items()
+    }
+
+
+class DistributionConfig(Config):
+    """One component: ``scale * z + shift`` with z standard normal, or uniform on [0, 1)."""
+
+    kind: Literal["normal", "uniform"] = "normal"
+    scale: NonNegativeFloat = 1.0
+    shift: float = 0.0
+
+
+_COMPONENT = re.compile(r"^(?P<kind>[a-z]+)(\*(?P<scale>[0-9.eE+-]+?))?(\+(?P<shift>-?[0-9.eE-]+))?$")
+
+
+def _parse_mixture(value: Any) -> Any:
+    """Accept ``"normal"``, ``"uniform*2+-1"`` and comma-separated mixtures of such strings."""
+    if not isinstance(value, str):
+        return value
+    components = []
+    for text in value.split(","):
+        match = _COMPONENT.match(text.replace(" ", ""))
+        if match is None:
+            raise ValueError(
+                f"cannot read the distribution {text.strip()!r}; allowed are 'normal*SCALE+SHIFT', "
+                "'uniform*SCALE+SHIFT' and comma-separated mixtures of them"
+            )
+        components.append({name: part for name, part in match.groupdict().items() if part is not None})
+    return components
+
+
+Mixture = Annotated[
+    tuple[DistributionConfig, ...], Field(min_length=1, strict=False), BeforeValidator(_parse_mixture)
+]
+"""One component, or several of equal weight; one component is drawn for each vector."""
+
+
+class TaskConfig(Config):
+    """A family of linear-regression prompts: y = wᵀx + ε, ε ~ N(0, noise_std²)."""
+
+    dim: PositiveInt = 8
+    num_examples: PositiveInt = 40
+    noise_std: NonNegativeFloat = 0.0
+    inputs: Mixture = (DistributionConfig(),)
+    weights: Mixture = (DistributionConfig(),)
+    pool_size: PositiveInt | None = None
+    """Draw w from a fixed pool of this many vectors (Raventós et al. 2023); None: a fresh w a prompt."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of one prompt x₁ y₁ … xₙ: the last y is never read."""
+        return 2 * self.num_examples - 1
+
+    @property
+    def prior_std(self) -> float:
+        """Root mean square of a coordinate of w: the τ of the Bayes predictor when w is normal and centred."""
+        moments = [
+            c.scale**2 + c.shift**2
+            if c.kind == "normal"
+            else c.scale**2 / 12 + (c.scale / 2 + c.shift) ** 2
+            for c in self.weights
+        ]
+        return (sum(moments) / len(moments)) ** 0.5
+
+
+class ModelConfig(Config):
+    """Shape of the in-context learner. The defaults are the paper's."""
+
+    num_layers: PositiveInt = 16
+    num_heads: PositiveInt = 4
+    width: PositiveInt = 512
+    mlp_width: PositiveInt | None = None
+    """Hidden units of each MLP; None: four times the width."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "ModelConfig":
+        if self.width % self.num_heads:
+            divisors = [m for m in range(1, self.width + 1) if self.width % m == 0]
+            raise ValueError(
+                f"num_heads={self.num_heads} does not divide width={self.width}; "
+                f"allowed numbers of heads: {', '.join(map(str, divisors))}"
+            )
+        return self
+
+    @property
+    def mlp_units(self) -> int:
+        """Hidden units of each MLP."""
+        return self.mlp_width or 4 * self.width
+
+
+class TrainingConfig(Config):
+    """The training loop: AdamW, linear warm-up, cosine decay to zero, clipped gradients."""
+
+    num_steps: PositiveInt = 4000
+    batch_size: PositiveInt = 64
+    learning_rate: PositiveFloat = 5e-4
+    warmup_fraction: Fraction = 0.1
+    beta1: OpenFraction = 0.9
+    beta2: OpenFraction = 0.98
+    weight_decay: NonNegativeFloat = 0.0
+    gradient_clip: PositiveFloat = 1.0
+    log_every: PositiveInt = 100
+    checkpoint_every: PositiveInt = 1000
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the matrix products; auto: bfloat16 on a GPU, float32 on a CPU."""
+    compile: bool | Literal["auto"] = "auto"
+    """Compile the blocks with torch.compile; auto: on a GPU only."""
+    cuda_graph: bool | Literal["auto"] = "auto"
+    """Replay each step as one captured CUDA graph; auto: on a GPU only."""
+
+
+class DataGenerationConfig(Config):
+    """How many prompts are set aside for the comparison and for the probes."""
+
+    num_evaluation_prompts: PositiveInt = 1024
+    num_probing_prompts: PositiveInt = 2048
+
+
+class ComparisonConfig(Config):
+    """Behavioural comparison: SPD, implicit weights, ILWD and their bootstrap intervals."""
+
+    num_queries: PositiveInt = 64
+    num_weight_prompts: PositiveInt = 256
+    """Prompts on which implicit weights are estimated (each costs num_queries predictions a prefix)."""
+    confidence: OpenFraction = 0.95
+    num_resamples: PositiveInt = 1000
+
+
+ProbeTarget = Literal["moment", "least_squares"]
+ProbeKind = Literal["linear", "mlp"]
+
+
+class ProbingConfig(Config):
+    """Probes on hidden states: attention over positions, then a linear or an MLP read-out."""
+
+    layers: tuple[NonNegativeInt, ...] | None = None
+    """Layers to probe, 0 being the embedding; None: all of them."""
+    targets: Annotated[tuple[ProbeTarget, ...], Field(min_length=1)] = ("moment", "least_squares")
+    kinds: Annotated[tuple[ProbeKind, ...], Field(min_length=1)] = ("linear", "mlp")
+    num_examples: PositiveInt | None = None
+    """Examples the target is computed from; None: one fewer than the prompt has."""
+    hidden_units: PositiveInt = 64
+    num_steps: PositiveInt = 1000
+    batch_size: PositiveInt = 256
+    learning_rate: PositiveFloat = 3e-3
+    validation_fraction: OpenFraction = 0.15
+    test_fraction: OpenFraction = 0.25
+    confidence: OpenFraction = 0.95
+    num_resamples: PositiveInt = 1000
