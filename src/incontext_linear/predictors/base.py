@@ -6,6 +6,8 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
+from incontext_linear.predictors.batching import check_prompts, check_queries, widen
+
 
 @runtime_checkable
 class Predictor(Protocol):
@@ -22,25 +24,36 @@ class Predictor(Protocol):
 
         Returns:
             (B, n) in the dtype and on the device of the input; ``[:, k]`` uses ``xs[:, :k+1]`` and
-            ``ys[:, :k]`` only. With no example seen it is the prior mean, 0.
+            ``ys[:, :k]`` only. With no example seen it is the prediction under the prior mean of w: 0,
+            unless the prior is a finite pool.
         """
         ...
 
 
 class LinearPredictor(ABC):
-    """A predictor whose prediction is a linear map ŵᵀx of the query, ŵ fitted to the prefix."""
+    """A predictor whose prediction is a linear map ŵᵀx of the query, ŵ fitted to the prefix.
+
+    A subclass gives `weights`; the predictions follow. They are summed in float64 and rounded to the
+    input's dtype once, at the end, so that float32 input loses nothing to the algorithm.
+    """
 
     @abstractmethod
     def weights(
         self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
     ) -> Float[Tensor, "batch example dim"]:
-        """Fitted weights (B, n, d); ``[:, k]`` is fitted to the first k examples, ``[:, 0]`` is 0."""
+        """Fitted weights (B, n, d); ``[:, k]`` is fitted to the first k examples, ``[:, 0]`` to none."""
 
     def __call__(
         self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
     ) -> Float[Tensor, "batch example"]:
-        """Predictions (B, n), as `Predictor` defines them."""
-        return (self.weights(xs, ys) * xs).sum(-1)
+        """Predictions (B, n), as `Predictor` defines them.
+
+        Raises:
+            ValueError: if the prompts have wrong shapes, dtypes or devices, or values that are not finite.
+        """
+        check_prompts(xs, ys)
+        wide = widen(xs)
+        return (self.weights(wide, widen(ys)) * wide).sum(-1).to(xs.dtype)
 
     def predict_queries(
         self,
@@ -48,5 +61,11 @@ class LinearPredictor(ABC):
         ys: Float[Tensor, "batch example"],
         queries: Float[Tensor, "batch query dim"],
     ) -> Float[Tensor, "batch example query"]:
-        """Predictions (B, n, Q) at queries (B, Q, d) behind every prefix."""
-        return self.weights(xs, ys) @ queries.mT
+        """Predictions (B, n, Q) at queries (B, Q, d) behind every prefix.
+
+        Raises:
+            ValueError: as for a call, and if the queries do not match the prompts.
+        """
+        check_prompts(xs, ys)
+        check_queries(xs, queries)
+        return (self.weights(widen(xs), widen(ys)) @ widen(queries).mT).to(xs.dtype)

@@ -1,0 +1,101 @@
+"""Gradient methods on the squared error, from w = 0 (paper, section 3 and Theorem 1)."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from incontext_linear.predictors.base import LinearPredictor
+from incontext_linear.predictors.batching import check_prompts, in_chunks, in_chunks_batch_last, sums_before
+from incontext_linear.predictors.validation import check_integer, check_real
+
+
+@dataclass(frozen=True)
+class GradientDescent(LinearPredictor):
+    """Full-batch descent on ‖Xw − y‖² + λ‖w‖²: w ← w − 2α(XᵀXw − Xᵀy + λw), num_steps times.
+
+    Cost: O(B n d) time for one step, O(B n d² num_steps) for more; memory O(B n d), and O(n d²) a prompt
+    of a chunk beside it.
+
+    Args:
+        step_size: α > 0.
+        num_steps: how many steps, ≥ 0; the paper takes 1.
+        penalty: λ ≥ 0.
+
+    Raises:
+        ValueError: if a parameter is not allowed, or, when called, if the prompts are not.
+    """
+
+    step_size: float
+    num_steps: int
+    penalty: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_real("step_size", self.step_size, positive=True)
+        check_integer("num_steps", self.num_steps, minimum=0)
+        check_real("penalty", self.penalty)
+
+    def weights(
+        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
+    ) -> Float[Tensor, "batch example dim"]:
+        """Fitted weights (B, n, d), as `LinearPredictor.weights` defines them."""
+        check_prompts(xs, ys)
+        num_examples, dim = xs.shape[1:]
+        return in_chunks(self._fit, num_examples * dim * (dim if self.num_steps > 1 else 1), xs, ys)
+
+    def _fit(
+        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
+    ) -> Float[Tensor, "batch example dim"]:
+        if self.num_steps == 0:
+            return torch.zeros_like(xs)
+        rate = 2 * self.step_size
+        first_step = rate * sums_before(xs * ys.unsqueeze(-1))
+        if self.num_steps == 1:
+            return first_step
+        gram = sums_before(xs.unsqueeze(-1) * xs.unsqueeze(-2))  # XᵀX of every prefix (B, n, d, d)
+        weights = first_step
+        for _ in range(self.num_steps - 1):
+            slope = (gram @ weights.unsqueeze(-1)).squeeze(-1)
+            weights = (1 - rate * self.penalty) * weights - rate * slope + first_step
+        return weights
+
+
+@dataclass(frozen=True)
+class OnePassSGD(LinearPredictor):
+    """One pass over the examples: w ← w − 2α(x xᵀw − x y + λw) (paper, Theorem 1).
+
+    Cost: O(B n d) time and memory.
+
+    Args:
+        step_size: α > 0.
+        penalty: λ ≥ 0.
+
+    Raises:
+        ValueError: if a parameter is not allowed, or, when called, if the prompts are not.
+    """
+
+    step_size: float
+    penalty: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_real("step_size", self.step_size, positive=True)
+        check_real("penalty", self.penalty)
+
+    def weights(
+        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
+    ) -> Float[Tensor, "batch example dim"]:
+        """Fitted weights (B, n, d), as `LinearPredictor.weights` defines them."""
+        check_prompts(xs, ys)
+        return in_chunks_batch_last(self._fit, 8 * xs.shape[-1], xs, ys)
+
+    def _fit(
+        self, xs: Float[Tensor, "example dim batch"], ys: Float[Tensor, "example batch"]
+    ) -> Float[Tensor, "example dim batch"]:
+        rate, kept = 2 * self.step_size, 1 - 2 * self.step_size * self.penalty
+        fitted = [torch.zeros_like(xs[0])]
+        for x, y in zip(xs[:-1], ys[:-1], strict=True):
+            weights = fitted[-1]
+            residual = (x * weights).sum(0) - y
+            fitted.append(torch.addcmul(kept * weights, x, residual, value=-rate))
+        return torch.stack(fitted)

@@ -1,0 +1,120 @@
+"""From the parameters to predictors: ``baselines: {ridge_0.1: {type: Ridge, penalty: 0.1}, …}``.
+
+A type is a name of this package, or the dotted path of your own class, ``my_package.my_module.MyPredictor``.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from incontext_linear.config import TaskConfig
+from incontext_linear.predictors.averaging import Averaging
+from incontext_linear.predictors.base import Predictor
+from incontext_linear.predictors.bayes import BayesPosteriorMean, DiscreteMMSE
+from incontext_linear.predictors.gradient import GradientDescent, OnePassSGD
+from incontext_linear.predictors.least_squares import OrdinaryLeastSquares, Ridge
+from incontext_linear.predictors.neighbors import NearestNeighbors
+from incontext_linear.predictors.newton import IterativeNewton
+from incontext_linear.tasks import task_pool
+
+PREDICTORS: dict[str, type] = {
+    predictor.__name__: predictor
+    for predictor in (
+        OrdinaryLeastSquares,
+        Ridge,
+        BayesPosteriorMean,
+        GradientDescent,
+        OnePassSGD,
+        NearestNeighbors,
+        IterativeNewton,
+        Averaging,
+        DiscreteMMSE,
+    )
+}
+
+# Arguments that a task knows: a type that requires one of these, and is not given it, gets the task's.
+FROM_TASK: dict[str, Callable[[TaskConfig], Any]] = {
+    "noise_std": lambda task: task.noise_std,
+    "prior_std": lambda task: task.prior_std,
+    "task_pool": task_pool,
+}
+
+
+def build_predictors(baselines: Mapping[str, Mapping[str, Any]], task: TaskConfig) -> dict[str, Predictor]:
+    """Build every predictor that the parameters list.
+
+    Args:
+        baselines: name → ``{"type": …, argument: value, …}``.
+        task: where arguments come from that a type requires and the parameters leave out: ``noise_std``,
+            ``prior_std`` and ``task_pool``.
+
+    Returns:
+        Name → predictor, in the order given.
+
+    Raises:
+        ValueError: as `build_predictor`.
+    """
+    return {name: build_predictor(name, spec, task) for name, spec in baselines.items()}
+
+
+def build_predictor(name: str, spec: Mapping[str, Any], task: TaskConfig) -> Predictor:
+    """Build one predictor from its entry in the parameters.
+
+    Args:
+        name: what the parameters call it; errors begin with it.
+        spec: ``{"type": …, argument: value, …}``.
+        task: as for `build_predictors`.
+
+    Raises:
+        ValueError: on an unknown type or argument, listing those that exist; on a missing argument; on a
+            value that is not allowed, naming the argument, the value and what is allowed.
+    """
+    try:
+        arguments = dict(spec)
+        if "type" not in arguments:
+            raise ValueError(f"no type is given; {_available()}")
+        kind = _find(arguments.pop("type"))
+        predictor = kind(**_complete(kind, arguments, task))
+        if not callable(predictor):
+            raise ValueError(f"{kind.__name__} is no predictor: it cannot be called with (xs, ys)")
+        return predictor
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"baseline {name!r}: {error}") from error
+
+
+def _find(kind: Any) -> type:
+    """The class that a type names."""
+    if kind in PREDICTORS:
+        return PREDICTORS[kind]
+    module, _, attribute = str(kind).rpartition(".")
+    if not module:
+        raise ValueError(f"unknown type {kind!r}; {_available()}")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"cannot import the type {kind!r} ({error}); {_available()}") from error
+
+
+def _complete(kind: type, arguments: dict[str, Any], task: TaskConfig) -> dict[str, Any]:
+    """Check the arguments' names; add what the task knows."""
+    parameters = inspect.signature(kind).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    unknown = [repr(argument) for argument in arguments if argument not in parameters]
+    if unknown and not takes_any:
+        raise ValueError(f"unknown argument {', '.join(unknown)}; what exists is {_signature(kind)}")
+    required = {key for key, parameter in parameters.items() if parameter.default is parameter.empty}
+    from_task = {key: value(task) for key, value in FROM_TASK.items() if key in required - set(arguments)}
+    return {**from_task, **arguments}
+
+
+def _signature(kind: type) -> str:
+    """A type with its arguments: ``Ridge(penalty)``, ``OnePassSGD(step_size, penalty=0.0)``."""
+    parameters = inspect.signature(kind).parameters.values()
+    shown = (str(parameter.replace(annotation=parameter.empty)) for parameter in parameters)
+    return f"{kind.__name__}({', '.join(shown)})"
+
+
+def _available() -> str:
+    known = ", ".join(map(_signature, PREDICTORS.values()))
+    return f"types that exist are {known}, and dotted paths such as my_package.my_module.MyPredictor"
