@@ -41,7 +41,7 @@ def check_prompts(xs: Tensor, ys: Tensor) -> None:
     if xs.dtype != ys.dtype or xs.device != ys.device:
         raise ValueError(f"xs is {xs.dtype} on {xs.device}, ys {ys.dtype} on {ys.device}; both must agree")
     for name, tensor in (("xs", xs), ("ys", ys[:, :-1])):
-        if not tensor.isfinite().all():
+        if not _all_finite(tensor):
             raise ValueError(f"{name} holds values that are not finite (NaN or infinity)")
 
 
@@ -60,8 +60,13 @@ def check_queries(xs: Tensor, queries: Tensor) -> None:
         raise ValueError(
             f"queries are {queries.dtype} on {queries.device}, xs {xs.dtype} on {xs.device}; both must agree"
         )
-    if not queries.isfinite().all():
+    if not _all_finite(queries):
         raise ValueError("queries hold values that are not finite (NaN or infinity)")
+
+
+def _all_finite(tensor: Tensor) -> bool:
+    """Whether no value is NaN or infinite: their sum shows it fast, unless finite values overflow in it."""
+    return bool(tensor.detach().sum().isfinite() or tensor.isfinite().all())
 
 
 def widen(tensor: Tensor) -> Tensor:

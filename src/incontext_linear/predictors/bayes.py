@@ -47,7 +47,7 @@ class DiscreteMMSE(LinearPredictor):
 
     w = Σᵢ wᵢ exp(−‖y − Xwᵢ‖²/2σ²) / Σᵢ exp(−‖y − Xwᵢ‖²/2σ²). With no example seen it is the mean of the pool;
     with σ = 0, the limit: the mean of those members of the pool whose squared error is the least.
-    Cost: O(B n P d) time for a pool of P; memory O(B n d), and O(n P) a prompt of a chunk beside it.
+    Cost: O(B n P d) time for a pool of P; memory O(B n d), and O(P) a prompt of a chunk beside it.
 
     Args:
         task_pool: (P, d), finite; `incontext_linear.tasks.task_pool` gives a task's own.
@@ -76,7 +76,7 @@ class DiscreteMMSE(LinearPredictor):
             raise ValueError(
                 f"xs has dim {xs.shape[2]}; this pool's vectors have dim {self.task_pool.shape[1]}"
             )
-        return in_chunks(self._fit, xs.shape[1] * len(self.task_pool), xs, ys)
+        return in_chunks(self._fit, 4 * len(self.task_pool), xs, ys)
 
     def _fit(
         self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]

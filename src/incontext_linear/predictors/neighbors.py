@@ -98,24 +98,31 @@ def _squared_distances(
 
 @dataclass(frozen=True)
 class _Nearest:
-    """The nearest examples so far of every query, nearest first; an empty place has infinite distance, y = 0."""
+    """The nearest examples so far of every query, nearest first.
+
+    An empty place is as far as can be, with y = 0. Both are finite, so that `torch.lerp` with a weight of 0 or 1
+    picks one of two values exactly; `torch.where` does the same some five times slower on a CPU.
+    """
 
     squared_distances: list[Float[Tensor, "*query batch"]]
     ys: list[Float[Tensor, "*query batch"]]
 
     @classmethod
     def none(cls, num_places: int, like: Tensor) -> "_Nearest":
-        return cls([torch.full_like(like, torch.inf)] * num_places, [torch.zeros_like(like)] * num_places)
+        far = torch.full_like(like, torch.finfo(like.dtype).max)
+        return cls([far] * num_places, [torch.zeros_like(like)] * num_places)
 
     def show(self, distance: Tensor, y: Tensor) -> "_Nearest":
         """Insert one example into every query's list: the further of two moves on to the next place."""
         distances, ys = [], []
+        y = y.expand_as(distance)
         for held_distance, held_y in zip(self.squared_distances, self.ys, strict=True):
-            nearer = distance < held_distance
-            distances.append(torch.where(nearer, distance, held_distance))
-            ys.append(torch.where(nearer, y, held_y))
-            distance = torch.where(nearer, held_distance, distance)
-            y = torch.where(nearer, held_y, y)
+            nearer = (distance < held_distance).to(distance.dtype)
+            distances.append(torch.lerp(held_distance, distance, nearer))
+            ys.append(torch.lerp(held_y, y, nearer))
+            if len(ys) < len(self.ys):
+                distance = torch.lerp(distance, held_distance, nearer)
+                y = torch.lerp(y, held_y, nearer)
         return _Nearest(distances, ys)
 
     def of_first(self) -> "_Nearest":

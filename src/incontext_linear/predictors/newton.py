@@ -19,9 +19,9 @@ class IterativeNewton(LinearPredictor):
     """Newton's iteration M ← 2M − M S M on S = XᵀX from M = S/‖S‖², then w = M Xᵀy (Fu et al. 2023).
 
     The norm is Frobenius', which bounds the spectral norm from above: every start αS with α < 2/‖S‖₂²
-    converges to S⁺, this one needs no eigenvalues, and for a single example it is S⁺ at once. Convergence is quadratic,
-    in about 2 log₂ κ(S) + log₂ log₂ (1/ε) steps. A prefix that has converged is left as it is: further steps
-    would change nothing but rounding, which the iteration doubles where S is singular.
+    converges to S⁺, this one needs no eigenvalues, and for a single example it is S⁺ at once. Convergence is
+    quadratic, in about 2 log₂ κ(S) + log₂ log₂ (1/ε) steps. A prefix that has converged is left as it is:
+    further steps would change nothing but rounding, which the iteration doubles where S is singular.
 
     Cost: O(B n d³ num_steps) time; memory O(B n d), and O(n d²) a prompt of a chunk beside it.
 

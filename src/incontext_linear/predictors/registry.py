@@ -71,23 +71,24 @@ def build_predictor(name: str, spec: Mapping[str, Any], task: TaskConfig) -> Pre
             value that is not allowed, naming the argument, the value and what is allowed.
     """
     try:
+        if not isinstance(spec, Mapping) or "type" not in spec:
+            raise ValueError(f"{spec!r} names no type, as {{type: Ridge, penalty: 0.1}} does; {_available()}")
         arguments = dict(spec)
-        if "type" not in arguments:
-            raise ValueError(f"no type is given; {_available()}")
         kind = _find(arguments.pop("type"))
         predictor = kind(**_complete(kind, arguments, task))
         if not callable(predictor):
             raise ValueError(f"{kind.__name__} is no predictor: it cannot be called with (xs, ys)")
         return predictor
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:  # TypeError: of someone's own constructor
         raise ValueError(f"baseline {name!r}: {error}") from error
 
 
-def _find(kind: Any) -> type:
+def _find(kind: Any) -> Callable[..., Predictor]:
     """The class that a type names."""
+    kind = str(kind)
     if kind in PREDICTORS:
         return PREDICTORS[kind]
-    module, _, attribute = str(kind).rpartition(".")
+    module, _, attribute = kind.rpartition(".")
     if not module:
         raise ValueError(f"unknown type {kind!r}; {_available()}")
     try:
@@ -96,19 +97,21 @@ def _find(kind: Any) -> type:
         raise ValueError(f"cannot import the type {kind!r} ({error}); {_available()}") from error
 
 
-def _complete(kind: type, arguments: dict[str, Any], task: TaskConfig) -> dict[str, Any]:
+def _complete(kind: Callable[..., Predictor], arguments: dict[str, Any], task: TaskConfig) -> dict[str, Any]:
     """Check the arguments' names; add what the task knows."""
     parameters = inspect.signature(kind).parameters
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    unknown = [repr(argument) for argument in arguments if argument not in parameters]
-    if unknown and not takes_any:
-        raise ValueError(f"unknown argument {', '.join(unknown)}; what exists is {_signature(kind)}")
-    required = {key for key, parameter in parameters.items() if parameter.default is parameter.empty}
-    from_task = {key: value(task) for key, value in FROM_TASK.items() if key in required - set(arguments)}
-    return {**from_task, **arguments}
+    named = {name: p for name, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    takes_any_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    unknown = [] if takes_any_name else [repr(name) for name in arguments if name not in named]
+    absent = [name for name, p in named.items() if p.default is p.empty and name not in arguments]
+    missing = [repr(name) for name in absent if name not in FROM_TASK]
+    for problem, names in (("unknown", unknown), ("missing", missing)):
+        if names:
+            raise ValueError(f"{problem} argument {', '.join(names)}; what exists is {_signature(kind)}")
+    return {**{name: FROM_TASK[name](task) for name in absent}, **arguments}
 
 
-def _signature(kind: type) -> str:
+def _signature(kind: Callable[..., Predictor]) -> str:
     """A type with its arguments: ``Ridge(penalty)``, ``OnePassSGD(step_size, penalty=0.0)``."""
     parameters = inspect.signature(kind).parameters.values()
     shown = (str(parameter.replace(annotation=parameter.empty)) for parameter in parameters)
