@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+Device = Literal["auto", "cpu", "cuda"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
@@ -38,7 +39,9 @@ def flatten(tree: Any, prefix: str) -> dict[str, Any]:
     if not isinstance(tree, dict):
         return {prefix: tree}
     return {
-        key: value for name, branch in tree.items() for key, value in flatten(branch, f"{prefix}.{name}").items()
+        key: value
+        for name, branch in tree.items()
+        for key, value in flatten(branch, f"{prefix}.{name}").items()
     }
 
 
@@ -95,9 +98,7 @@ class TaskConfig(Config):
     def prior_std(self) -> float:
         """Root mean square of a coordinate of w: the τ of the Bayes predictor when w is normal and centred."""
         moments = [
-            c.scale**2 + c.shift**2
-            if c.kind == "normal"
-            else c.scale**2 / 12 + (c.scale / 2 + c.shift) ** 2
+            c.scale**2 + c.shift**2 if c.kind == "normal" else c.scale**2 / 12 + (c.scale / 2 + c.shift) ** 2
             for c in self.weights
         ]
         return (sum(moments) / len(moments)) ** 0.5
@@ -141,7 +142,6 @@ class TrainingConfig(Config):
     gradient_clip: PositiveFloat = 1.0
     log_every: PositiveInt = 100
     checkpoint_every: PositiveInt = 1000
-    device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the matrix products; auto: bfloat16 on a GPU, float32 on a CPU."""
     compile: bool | Literal["auto"] = "auto"

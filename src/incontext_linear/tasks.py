@@ -4,6 +4,7 @@ Paper, section 2: w ~ p(w), x ~ p(x), y = wᵀx + ε with ε ~ N(0, σ²). A bat
 (task, seed, step), so any training step, and any saved set of prompts, can be drawn again.
 """
 
+import zlib
 from typing import NamedTuple
 
 import numpy as np
@@ -26,19 +27,19 @@ class Prompts(NamedTuple):
         return Prompts(*(tensor.to(*args, **kwargs) for tensor in self))
 
 
-def generator(seed: int, *stream: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A random generator that depends on all of (seed, *stream), and on nothing else.
+def generator(seed: int, stream: str, step: int = 0, device: torch.device | str = "cpu") -> torch.Generator:
+    """A random generator that depends on (seed, stream, step), and on nothing else.
 
-    The integers are hashed together (NumPy's SeedSequence), so that neighbouring steps, or the same
-    step under neighbouring seeds, share no randomness. CPU and CUDA generators give different streams.
+    The three are hashed together (NumPy's SeedSequence), so that neighbouring steps, the same step
+    under neighbouring seeds, and streams of different names ("training", "evaluation") share no
+    randomness. CPU and CUDA generators give different numbers for the same triple.
     """
-    state = np.random.SeedSequence([seed, *stream]).generate_state(1, np.uint64)[0]
+    entropy = [seed, zlib.crc32(stream.encode()), step]
+    state = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
     return torch.Generator(device).manual_seed(int(state >> np.uint64(1)))
 
 
-def draw_mixture(
-    mixture: Mixture, shape: tuple[int, ...], rng: torch.Generator
-) -> Float[Tensor, "... dim"]:
+def draw_mixture(mixture: Mixture, shape: tuple[int, ...], rng: torch.Generator) -> Float[Tensor, "... dim"]:
     """Draw vectors of ``shape`` (..., dim), each from one component of the mixture.
 
     Components are equally likely; all coordinates of a vector come from the same component.
@@ -65,26 +66,32 @@ def task_pool(task: TaskConfig, device: torch.device | str = "cpu") -> Float[Ten
     """
     if task.pool_size is None:
         raise ValueError("task.pool_size is None: this task draws a fresh w for every prompt and has no pool")
-    rng = generator(0, task.pool_size)
+    rng = generator(0, "task pool", task.pool_size)
     return draw_mixture(task.weights, (task.pool_size, task.dim), rng).to(device)
 
 
 def draw_prompts(
-    task: TaskConfig, batch_size: int, seed: int, step: int = 0, device: torch.device | str = "cpu"
+    task: TaskConfig,
+    batch_size: int,
+    seed: int,
+    step: int = 0,
+    stream: str = "training",
+    device: torch.device | str = "cpu",
 ) -> Prompts:
-    """Draw the batch of prompts that belongs to (task, seed, step).
+    """Draw the batch of prompts that belongs to (task, batch_size, seed, step, stream).
 
     Args:
         task: priors, sizes and noise.
         batch_size: number of prompts B.
-        seed: the run's seed; different streams (training, evaluation) use different seeds.
-        step: which batch of that stream.
+        seed: the run's seed.
+        step: which batch of the stream.
+        stream: what the prompts are for; streams of different names share no randomness.
         device: where the prompts are drawn; no host-side tensor is made for a CUDA device.
 
     Returns:
         Float32 prompts with xs (B, n, d), ys (B, n), ws (B, d).
     """
-    rng = generator(seed, step, device=device)
+    rng = generator(seed, stream, step, device)
     if task.pool_size is None:
         ws = draw_mixture(task.weights, (batch_size, task.dim), rng)
     else:

@@ -1,0 +1,40 @@
+# make run · make test · make lint · make viz · make mlflow · make bench
+# Each sets up .venv first, from the exact versions in requirements.lock, unless that is done already.
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+export DO_NOT_TRACK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint viz mlflow bench
+
+help: ## list the commands
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(INSTALLED) ## create .venv and install the locked dependencies and the package
+
+$(INSTALLED): requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+run: setup ## run every pipeline: train, compare, probe, construct
+	$(BIN)/kedro run
+
+test: setup ## run the tests
+	$(BIN)/python -m pytest
+
+lint: setup ## check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+viz: setup ## show the graph in kedro-viz
+	$(BIN)/kedro viz run
+
+mlflow: setup ## show the runs in the MLflow UI
+	$(BIN)/kedro mlflow ui
+
+bench: setup ## time the predictors and the training step side by side
+	$(BIN)/python -m benchmarks

@@ -1,0 +1,132 @@
+"""Milliseconds a training step, one change at a time: ``python -m benchmarks.training``.
+
+The paper's model (L = 16, H = 512, M = 4; d = 8, 40 examples) is trained for a few steps in each variant,
+in one process, on fresh prompts every step. On a machine without a GPU a small model is timed instead.
+Needs no more than PyTorch and this package; writes ``training.md`` into the folder given by ``--output``.
+"""
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from incontext_linear.config import ModelConfig, TaskConfig, TrainingConfig
+from incontext_linear.tasks import Prompts, draw_prompts, generator
+from incontext_linear.training import TrainingStep
+from incontext_linear.transformer import Transformer
+
+PLAIN = {"precision": "float32", "compile": False, "cuda_graph": False}
+# name, settings, batch size, where prompts are drawn: each row adds one change to the row before.
+GPU_VARIANTS = (
+    ("eager float32, prompts drawn on the host", PLAIN, 64, "cpu"),
+    ("+ prompts drawn on the device", PLAIN, 64, "cuda"),
+    ("+ bfloat16 matrices, float32 masters", {**PLAIN, "precision": "bfloat16"}, 64, "cuda"),
+    ("+ compiled blocks", {**PLAIN, "precision": "bfloat16", "compile": True}, 64, "cuda"),
+    ("+ CUDA graph (the default)", {}, 64, "cuda"),
+    ("the default, batch 128", {}, 128, "cuda"),
+    ("the default, batch 256", {}, 256, "cuda"),
+    ("the default, batch 1024", {}, 1024, "cuda"),
+    ("the default, float32 matrices", {"precision": "float32"}, 64, "cuda"),
+)
+CPU_VARIANTS = (("eager float32 (the default)", PLAIN, 64, "cpu"), ("batch 256", PLAIN, 256, "cpu"))
+
+
+def step_flops(task: TaskConfig, model: ModelConfig, batch_size: int) -> float:
+    """Floating-point operations of one step: forward and twice that backward, matrix products only."""
+    tokens, width = task.num_tokens, model.width
+    matrices = model.num_layers * (4 * width**2 + 2 * width * model.mlp_units)
+    attention = model.num_layers * 2 * tokens * width
+    return 3 * 2 * batch_size * tokens * (matrices + attention)
+
+
+def matrix_peak(size: int = 8192, repeats: int = 10) -> float:
+    """Measured FLOP/s of a large bfloat16 product on this GPU, random data."""
+    left, right = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    for _ in range(3):
+        left @ right
+    return 2 * size**3 / _median_seconds(lambda: left @ right, repeats)
+
+
+def _median_seconds(action, repeats: int) -> float:
+    times = []
+    for _ in range(repeats):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        action()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def time_variant(
+    task: TaskConfig, model: ModelConfig, training: TrainingConfig, source: str, device: str, steps: int
+) -> float:
+    """Seconds a step: the median of five stretches of ``steps`` steps, sampling included."""
+    learner = Transformer(task.dim, task.num_examples, model).initialize(generator(0, "benchmark"))
+    step = TrainingStep(learner.to(device), training)
+
+    def draw(index: int) -> Prompts:
+        prompts = draw_prompts(task, training.batch_size, 0, index, "benchmark", source)
+        return prompts.to(device, non_blocking=True)
+
+    step.prepare(draw(0))
+
+    def stretch() -> None:
+        for index in range(steps):
+            step(draw(index), 1e-4)
+
+    stretch()
+    return _median_seconds(stretch, 5) / steps
+
+
+def main() -> None:
+    """Time every variant; print the table and write it as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("docs"))
+    parser.add_argument("--steps", type=int, default=None, help="steps a stretch")
+    output = parser.parse_args()
+    on_gpu = torch.cuda.is_available()
+    task = TaskConfig(dim=8, num_examples=40) if on_gpu else TaskConfig(dim=2, num_examples=10)
+    model = ModelConfig() if on_gpu else ModelConfig(num_layers=3, num_heads=2, width=64)
+    device = "cuda" if on_gpu else "cpu"
+    peak = matrix_peak() if on_gpu else None
+    rows, first = [], None
+    for name, settings, batch, source in GPU_VARIANTS if on_gpu else CPU_VARIANTS:
+        torch._dynamo.reset()
+        training = TrainingConfig(batch_size=batch, **settings)
+        steps = output.steps or (20 if on_gpu else 10)
+        seconds = time_variant(task, model, training, source, device, steps)
+        first = first or seconds / batch
+        share = f"{step_flops(task, model, batch) / seconds / peak:.0%}" if peak else "—"
+        rows.append(
+            (
+                name,
+                batch,
+                f"{seconds * 1e3:.2f}",
+                f"{batch / seconds:,.0f}",
+                share,
+                f"{first * batch / seconds:.1f}",
+            )
+        )
+        print(*rows[-1], sep=" | ", flush=True)
+    where = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
+    lines = [
+        f"Model L={model.num_layers}, H={model.width}, M={model.num_heads}; d={task.dim}, "
+        f"{task.num_examples} examples. {where}, torch {torch.__version__}."
+        + (f" Measured matrix peak {peak / 1e12:.0f} TFLOP/s (bfloat16, 8192³)." if peak else ""),
+        "",
+        "| variant | batch | ms a step | prompts a second | share of matrix peak | speed-up a prompt |",
+        "|---|---|---|---|---|---|",
+        *("| " + " | ".join(map(str, row)) + " |" for row in rows),
+    ]
+    output.output.mkdir(parents=True, exist_ok=True)
+    (output.output / "training.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Kedro hooks: checks before anything is touched, and what MLflow is told about a run."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from kedro.framework.cli.utils import KedroCliError
+from kedro.framework.context import KedroContext
+from kedro.framework.hooks import hook_impl
+from kedro.framework.project import pipelines
+from kedro.io import DataCatalog
+from kedro.pipeline import Pipeline
+from kedro_mlflow.framework.hooks.mlflow_hook import MlflowHook
+
+from incontext_linear.config import Config, flatten
+from incontext_linear.parameters import ParameterError, check_parameters
+
+
+class ProjectChecks:
+    """Stop a run that cannot succeed before it starts, with a message that says what to do."""
+
+    @hook_impl(tryfirst=True)
+    def after_context_created(self, context: KedroContext) -> None:
+        """Check every parameter, also those of pipelines that will not run."""
+        try:
+            check_parameters(context.config_loader["parameters"])
+        except ParameterError as error:
+            raise KedroCliError(f"The parameters are not valid:\n{error}") from None
+
+    @hook_impl(tryfirst=True)
+    def before_pipeline_run(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
+    ) -> None:
+        """Check that what the pipeline reads has been made; else name the command that makes it."""
+        needed = sorted(name for name in pipeline.inputs() if not name.startswith(("params:", "parameters")))
+        missing = [name for name in needed if not catalog.exists(name)]
+        if missing:
+            env = f" --env {run_params['env']}" if run_params.get("env") else ""
+            raise KedroCliError(
+                "Some of what this pipeline reads has not been made yet:\n"
+                + "\n".join(f"- {name}: make it with `{_maker(name, env)}`" for name in missing)
+            )
+
+
+def _maker(dataset: str, env: str) -> str:
+    """The command that writes a dataset: the smallest registered pipeline that has it as an output."""
+    makers = [name for name, p in pipelines.items() if name != "__default__" and dataset in p.all_outputs()]
+    if not makers:
+        return f"kedro catalog describe-datasets{env}"
+    return f"kedro run{env} --pipeline {min(makers, key=lambda name: len(pipelines[name].nodes))}"
+
+
+class Tracking(MlflowHook):
+    """kedro-mlflow's hook; a typed parameter is logged field by field, so that the UI can compare fields."""
+
+    def _log_param(self, name: str, value: Any) -> None:
+        if not isinstance(value, Config | dict):
+            super()._log_param(name, value)
+            return
+        fields = value.flat(name) if isinstance(value, Config) else flatten(value, name)
+        mlflow.log_params(fields)
+
+    @hook_impl
+    def before_pipeline_run(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
+    ) -> None:
+        """Open the run as kedro-mlflow does, then tag it with the commit and the pipeline."""
+        super().before_pipeline_run(run_params, pipeline, catalog)
+        if self.run_id is not None:
+            names = run_params.get("pipeline_names") or [run_params.get("pipeline_name") or "__default__"]
+            mlflow.set_tags(
+                {"pipeline": "+".join(names), "git_commit": _git_commit(Path(run_params["project_path"]))}
+            )
+
+
+def _git_commit(project: Path) -> str:
+    """The commit that is checked out, marked where files differ from it."""
+    command = ["git", "-C", str(project), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,115 @@
+"""The whole parameter tree as one schema, with the checks that span several of its branches.
+
+`check_parameters` is what stands between a parameter file, or ``--params``, and a run: its errors name
+the parameter by its dotted name, what was given, and what is allowed.
+"""
+
+from typing import Any
+
+from pydantic import BaseModel, NonNegativeInt, ValidationError
+
+from incontext_linear.config import (
+    ComparisonConfig,
+    Config,
+    DataGenerationConfig,
+    Device,
+    ModelConfig,
+    ProbingConfig,
+    TaskConfig,
+    TrainingConfig,
+)
+from incontext_linear.construction.config import ConstructionConfig
+from incontext_linear.predictors import build_predictors
+
+
+class ParameterError(ValueError):
+    """One or more parameters are unknown, of the wrong type, or out of range."""
+
+
+class Parameters(Config):
+    """Everything that the parameter files may say."""
+
+    seed: NonNegativeInt
+    device: Device
+    task: TaskConfig
+    model: ModelConfig
+    training: TrainingConfig
+    data_generation: DataGenerationConfig
+    baselines: dict[str, dict[str, Any]]
+    comparison: ComparisonConfig
+    probing: ProbingConfig
+    construction: ConstructionConfig
+
+
+def check_parameters(raw: dict[str, Any]) -> Parameters:
+    """Check a parameter tree, as the files and the command line give it.
+
+    Raises:
+        ParameterError: naming every offending parameter, the value given and what is allowed.
+    """
+    try:
+        parameters = Parameters.model_validate(raw)
+    except ValidationError as error:
+        raise ParameterError("\n".join(_explain(problem) for problem in error.errors())) from None
+    problems = _cross_check(parameters)
+    if problems:
+        raise ParameterError("\n".join(problems))
+    return parameters
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    """One line for one of pydantic's errors."""
+    path = [str(part) for part in problem["loc"]]
+    name, given = ".".join(path), problem["input"]
+    if problem["type"] == "extra_forbidden":
+        allowed = ", ".join(_fields_at(path[:-1]))
+        return f"{name}: unknown parameter (given {given!r}); allowed here: {allowed}"
+    if problem["type"] == "missing":
+        return f"{name}: this parameter is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{name}: {message[0].lower()}{message[1:]}; given {given!r}"
+
+
+def _fields_at(path: list[str]) -> list[str]:
+    """The names that the schema knows below a dotted path."""
+    schema: type[BaseModel] = Parameters
+    for part in path:
+        field = schema.model_fields.get(part)
+        if field is None or not (
+            isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        ):
+            return ["kind", "scale", "shift"]
+        schema = field.annotation
+    return list(schema.model_fields)
+
+
+def _cross_check(parameters: Parameters) -> list[str]:
+    task, model, probing = parameters.task, parameters.model, parameters.probing
+    comparison, generation = parameters.comparison, parameters.data_generation
+    problems = []
+    missing = [layer for layer in probing.layers or () if layer > model.num_layers]
+    if missing:
+        problems.append(
+            f"probing.layers: layers {missing} do not exist; allowed: 0 (the embedding) "
+            f"to {model.num_layers} (model.num_layers)"
+        )
+    if probing.num_examples is not None and probing.num_examples >= task.num_examples:
+        problems.append(
+            f"probing.num_examples: {probing.num_examples} examples are never all seen before a prediction; "
+            f"allowed: 1 to {task.num_examples - 1} (task.num_examples is {task.num_examples})"
+        )
+    if comparison.num_queries <= task.dim:
+        problems.append(
+            f"comparison.num_queries: {comparison.num_queries} queries cannot determine implicit weights; "
+            f"allowed: more than task.dim, which is {task.dim}"
+        )
+    if comparison.num_weight_prompts > generation.num_evaluation_prompts:
+        problems.append(
+            f"comparison.num_weight_prompts: {comparison.num_weight_prompts} given; allowed: at most "
+            f"data_generation.num_evaluation_prompts, which is {generation.num_evaluation_prompts}"
+        )
+    try:
+        build_predictors(parameters.baselines, task)
+    except (ValueError, TypeError) as error:
+        problems.append(f"baselines: {error}")
+    return problems

@@ -1,0 +1,1 @@
+"""The Kedro pipelines: thin wiring around the library."""

@@ -1,0 +1,26 @@
+"""Wiring: prompts in, the textbook algorithms' predictions and implicit weights out."""
+
+from kedro.pipeline import Pipeline, node, pipeline
+
+from incontext_linear.pipelines.baseline_estimation.nodes import estimate_predictions, estimate_weights
+
+
+def create_pipeline(**kwargs) -> Pipeline:
+    """Estimate what every baseline predicts, and the linear map behind its predictions."""
+    return pipeline(
+        [
+            node(
+                estimate_predictions,
+                ["evaluation_prompts", "params:baselines", "params:task"],
+                "baseline_predictions",
+                name="estimate_baseline_predictions",
+            ),
+            node(
+                estimate_weights,
+                ["evaluation_prompts", "evaluation_queries", "params:baselines", "params:task"],
+                "baseline_weights",
+                name="estimate_baseline_weights",
+            ),
+        ],
+        tags="baseline_estimation",
+    )

@@ -1,0 +1,36 @@
+"""Wiring: parameters in, prompts out."""
+
+from kedro.pipeline import Pipeline, node, pipeline
+
+from incontext_linear.pipelines.data_generation.nodes import (
+    draw_evaluation_prompts,
+    draw_evaluation_queries,
+    draw_probing_prompts,
+)
+
+
+def create_pipeline(**kwargs) -> Pipeline:
+    """Draw evaluation prompts, queries and probing prompts."""
+    return pipeline(
+        [
+            node(
+                draw_evaluation_prompts,
+                ["params:task", "params:data_generation", "params:seed"],
+                "evaluation_prompts",
+                name="draw_evaluation_prompts",
+            ),
+            node(
+                draw_evaluation_queries,
+                ["params:task", "params:comparison", "params:seed"],
+                "evaluation_queries",
+                name="draw_evaluation_queries",
+            ),
+            node(
+                draw_probing_prompts,
+                ["params:task", "params:data_generation", "params:seed"],
+                "probing_prompts",
+                name="draw_probing_prompts",
+            ),
+        ],
+        tags="data_generation",
+    )

@@ -1,0 +1,68 @@
+"""Train the in-context learner, or take one that was trained before."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from incontext_linear.checkpoints import CheckpointStore, Learner, check_same_shape
+from incontext_linear.config import ModelConfig, TaskConfig, TrainingConfig
+from incontext_linear.figures import plot_history
+from incontext_linear.progress import training_progress
+from incontext_linear.training import run_fingerprint, train
+
+
+def train_learner(
+    task: TaskConfig,
+    model: ModelConfig,
+    training: TrainingConfig,
+    seed: int,
+    checkpoints: CheckpointStore,
+    device: str,
+    pretrained: Learner | None,
+) -> Learner:
+    """Train from the seed, or resume; a pretrained learner, where the catalog has one, is used as it is.
+
+    Raises:
+        ValueError: if the pretrained learner has another task or shape than the parameters say.
+    """
+    if pretrained is not None:
+        check_same_shape("the pretrained learner", (pretrained.task, pretrained.model.config), (task, model))
+        if pretrained.task != task:
+            raise ValueError(
+                f"the pretrained learner was trained on [{pretrained.task}], but the parameters say [{task}]"
+            )
+        return pretrained
+    with training_progress(training.num_steps) as report:
+        return train(task, model, training, seed, device, checkpoints, report)
+
+
+def discard_checkpoints(
+    learner: Learner,
+    task: TaskConfig,
+    model: ModelConfig,
+    training: TrainingConfig,
+    seed: int,
+    checkpoints: CheckpointStore,
+) -> None:
+    """Remove the checkpoints of a run whose learner is saved: ``learner`` is only here to say that it is."""
+    checkpoints.discard(run_fingerprint(task, model, training, seed))
+
+
+def tabulate_history(learner: Learner) -> pd.DataFrame:
+    """The training record as a table: step, loss, SPD to OLS, learning rate."""
+    return pd.DataFrame(learner.record["history"])
+
+
+def report_training_metrics(history: pd.DataFrame) -> dict[str, list[dict[str, float]]]:
+    """Loss and SPD to OLS over steps, as metric histories."""
+    return {
+        f"training.{name}": [
+            {"step": int(step), "value": float(value)}
+            for step, value in zip(history["step"], history[name], strict=True)
+        ]
+        for name in ("loss", "spd_to_ols")
+    }
+
+
+def draw_history(history: pd.DataFrame) -> Figure:
+    """Loss and SPD to OLS against the training step."""
+    return plot_history(history)
