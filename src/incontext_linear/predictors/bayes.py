@@ -9,7 +9,7 @@ from torch import Tensor
 from incontext_linear.predictors.base import LinearPredictor
 from incontext_linear.predictors.batching import check_prompts, in_chunks
 from incontext_linear.predictors.least_squares import Ridge
-from incontext_linear.predictors.validation import check_real
+from incontext_linear.predictors.validation import Number, check_real
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class BayesPosteriorMean(LinearPredictor):
         ValueError: if a parameter is not allowed, or, when called, if the prompts are not.
     """
 
-    noise_std: float
-    prior_std: float
+    noise_std: Number
+    prior_std: Number
 
     def __post_init__(self) -> None:
         check_real("noise_std", self.noise_std)
@@ -58,7 +58,7 @@ class DiscreteMMSE(LinearPredictor):
     """
 
     task_pool: Float[Tensor, "pool dim"]
-    noise_std: float
+    noise_std: Number
 
     def __post_init__(self) -> None:
         pool = self.task_pool

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from incontext_linear.predictors.base import LinearPredictor
 from incontext_linear.predictors.batching import check_prompts, in_chunks, in_chunks_batch_last, sums_before
-from incontext_linear.predictors.validation import check_integer, check_real
+from incontext_linear.predictors.validation import Number, check_integer, check_real
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class GradientDescent(LinearPredictor):
         ValueError: if a parameter is not allowed, or, when called, if the prompts are not.
     """
 
-    step_size: float
+    step_size: Number
     num_steps: int
-    penalty: float = 0.0
+    penalty: Number = 0.0
 
     def __post_init__(self) -> None:
         check_real("step_size", self.step_size, positive=True)
@@ -75,8 +75,8 @@ class OnePassSGD(LinearPredictor):
         ValueError: if a parameter is not allowed, or, when called, if the prompts are not.
     """
 
-    step_size: float
-    penalty: float = 0.0
+    step_size: Number
+    penalty: Number = 0.0
 
     def __post_init__(self) -> None:
         check_real("step_size", self.step_size, positive=True)

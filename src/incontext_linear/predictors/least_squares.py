@@ -23,7 +23,7 @@ from torch import Tensor
 
 from incontext_linear.predictors.base import LinearPredictor
 from incontext_linear.predictors.batching import check_prompts, in_chunks_batch_last, needs_grad
-from incontext_linear.predictors.validation import check_real
+from incontext_linear.predictors.validation import Number, check_real
 
 
 class _Recursion:
@@ -34,6 +34,7 @@ class _Recursion:
         outside: the projector (d, d, B) on what is orthogonal to the row space; None once that is nothing.
         rank: dimensions of the row space (B,).
         energy: squared Frobenius norm of X (B,).
+        blur: how much larger than rounding the error of the row space may be, squared (B,).
     """
 
     def __init__(self, xs: Float[Tensor, "example dim batch"], penalty: float, reuse_buffers: bool):
@@ -43,6 +44,7 @@ class _Recursion:
         self.outside = torch.eye(dim, dtype=xs.dtype, device=xs.device)[..., None].repeat(1, 1, batch)
         self.rank = xs.new_zeros(batch)
         self.energy = xs.new_zeros(batch)
+        self.blur = xs.new_ones(batch)
         self.reuse_buffers = reuse_buffers
         self.scratch = torch.empty_like(self.root) if reuse_buffers else None
 
@@ -63,8 +65,8 @@ class _Recursion:
     ) -> tuple[Float[Tensor, "dim batch"], Bool[Tensor, " batch"]]:
         """The unit part q of x outside the row space, and whether x has one; q is 0 where it has not.
 
-        The row space is known to rounding of X times how much of X it takes to make x, which is f; a part
-        of x that is smaller than this is rounding too.
+        A unit q carries the rounding of all of X that it took to make x, which is f, magnified by 1/ρ. A part
+        of a later x that is no larger than what the row space so got wrong is rounding too.
         """
         dim = x.shape[0]
         remainder = self._product(self.outside, x, 1)
@@ -72,10 +74,12 @@ class _Recursion:
         with torch.no_grad():
             size = (x * x).sum(0)
             self.energy = self.energy + size
+            spread = size + (leverage - 1) * self.energy
             resolution = 8 * dim * torch.finfo(x.dtype).eps
-            rounding = resolution**2 * (size + (leverage - 1) * self.energy)
-            independent = (squared > rounding) & (self.rank < dim)
+            independent = squared > resolution**2 * (spread + self.blur * size)
+            independent &= self.rank < dim
             self.rank = self.rank + independent
+            self.blur = torch.where(independent, torch.maximum(self.blur, spread / squared), self.blur)
         direction = torch.where(independent, remainder * torch.where(independent, squared, 1).rsqrt(), 0)
         direction = self._product(self.outside, direction, 1)  # again: the first projection rounds to ‖x‖
         squared = torch.where(independent, (direction * direction).sum(0), 1)
@@ -144,7 +148,7 @@ class Ridge(LinearPredictor):
         ValueError: if the penalty is not allowed, or, when called, if the prompts are not.
     """
 
-    penalty: float
+    penalty: Number
 
     def __post_init__(self) -> None:
         check_real("penalty", self.penalty)

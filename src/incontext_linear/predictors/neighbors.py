@@ -100,8 +100,8 @@ def _squared_distances(
 class _Nearest:
     """The nearest examples so far of every query, nearest first.
 
-    An empty place is as far as can be, with y = 0. Both are finite, so that `torch.lerp` with a weight of 0 or 1
-    picks one of two values exactly; `torch.where` does the same some five times slower on a CPU.
+    An empty place is as far as can be, with y = 0. Both are finite, so that `torch.lerp` with a weight of 0
+    or 1 picks one of two values exactly; `torch.where` does the same some five times slower on a CPU.
     """
 
     squared_distances: list[Float[Tensor, "*query batch"]]

@@ -4,6 +4,9 @@ import math
 from numbers import Integral, Real
 from typing import Any
 
+# What PEP 484 means by float, spelled out for run-time type checkers, which refuse an integer for a float.
+Number = float | int
+
 
 def check_real(name: str, value: Any, *, positive: bool = False) -> None:
     """Refuse anything but a finite number that is ≥ 0, or > 0 if ``positive``.
