@@ -29,15 +29,18 @@ LARGE = 1e3
 
 
 def plot_sizes(sizes: pd.DataFrame) -> Figure:
-    """Layers, hidden rows and MLP width against d, a curve a program, on logarithmic axes."""
+    """Layers, hidden rows and MLP width against d, a curve a program."""
     figure = Figure(figsize=(13, 4.4), layout="constrained")
     for axes, (size, label) in zip(figure.subplots(1, 3), SIZE_LABELS.items(), strict=True):
         _curves(axes, sizes, "dim", size)
         axes.set_xscale("log", base=2)
-        axes.set_yscale("log", base=2)
+        if size == "layers":
+            axes.set_ylim(0, sizes[size].max() + 1)
+        else:
+            axes.set_yscale("log", base=2)
         for ticks in (axes.xaxis, axes.yaxis):
             ticks.set_major_formatter("{x:.0f}")
-        _prepare(axes, label.capitalize(), "dimension d", label)
+        _prepare(axes, label[0].upper() + label[1:], "dimension d", label)
     _legend(figure, axes)
     return figure
 
@@ -88,7 +91,7 @@ def plot_hidden_matrix(trace: pd.DataFrame) -> Figure:
     layers = [rows for _, rows in trace.groupby("layer", sort=True)]
     labels, tokens = (list(dict.fromkeys(trace[name])) for name in ("row", "token"))
     per_row = -(-len(layers) // 2)
-    figure = Figure(figsize=(2.9 * per_row + 0.6, 0.58 * len(labels) + 1), layout="constrained")
+    figure = Figure(figsize=(2.9 * per_row + 0.6, 0.46 * len(labels) + 1), layout="constrained")
     grid = figure.subplots(2, per_row, sharey=True).ravel()
     before = None
     for axes, rows in zip(grid, layers, strict=False):
@@ -111,18 +114,20 @@ def _draw_matrix(axes: Axes, values: np.ndarray, before: np.ndarray | None) -> N
     """One panel: colours and numbers; boxes around the entries that differ from the panel before."""
     large = np.abs(values) > LARGE
     shown = np.where(large, 0.0, values)
-    axes.imshow(shown, cmap="RdBu_r", norm=SymLogNorm(0.1, vmin=-5, vmax=5), aspect="auto")
+    axes.imshow(shown, cmap="RdBu_r", norm=SymLogNorm(0.3, vmin=-5, vmax=5), aspect="auto")
     for (row, token), value in np.ndenumerate(values):
         if large[row, token]:
             text = "+N" if value > 0 else "−N"
         else:
             text = f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
         empty = text == "0.00"
-        dark = abs(shown[row, token]) > 1.5
+        dark = abs(shown[row, token]) > 0.8
         color = "white" if dark else "#c3c8d0" if empty else INK
         axes.text(token, row, "0" if empty else text, ha="center", va="center", fontsize=6.5, color=color)
         if before is not None and abs(value - before[row, token]) > 1e-6 * max(1.0, abs(value)):
-            box = Rectangle((token - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="#111827", linewidth=1.6)
+            box = Rectangle(
+                (token - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=INK, linewidth=2, clip_on=False
+            )
             axes.add_patch(box)
     axes.tick_params(length=0)
     for spine in axes.spines.values():

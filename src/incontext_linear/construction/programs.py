@@ -17,7 +17,7 @@ import torch
 
 from incontext_linear.construction.assembler import ConstructedTransformer, Program
 from incontext_linear.construction.config import Constants
-from incontext_linear.construction.operations import Layer, Operation, aff, average, div, mov, mul
+from incontext_linear.construction.operations import Layer, aff, average, div, mov, mul
 from incontext_linear.construction.registers import Registers, Rows, column, symmetric
 from incontext_linear.predictors.validation import check_integer, check_real
 
@@ -55,12 +55,12 @@ def gradient_step(
     r = _registers(dim, w=column(dim), residual=column(1), gradient=column(dim))
     shrink, rate = 1 - 2 * step_size * penalty, 2 * step_size
     layers = [
-        Layer("x", mov(r.x, r.x, y=1)),  # the y-token learns which x it belongs to
+        Layer("x → its y-token", mov(r.x, r.x, y=1)),
         Layer("wᵀx", mul(r.w.T, r.x, r.residual)),
         Layer("wᵀx − y", aff(r.residual, (-1.0, r.y), add=True)),
         Layer("x(wᵀx − y)", mul(r.x, r.residual, r.gradient)),
         Layer("w' = (1 − 2αλ)w − 2αx(wᵀx − y)", aff(r.w, (shrink, r.w), (-rate, r.gradient), only="y")),
-        Layer("w'", mov(r.w, r.w, x=1)),  # the next x-token takes w'
+        Layer("w' → the next x-token", mov(r.w, r.w, x=1)),
         Layer("w'ᵀx", mul(r.w.T, r.x, r.prediction)),
     ]
     return ConstructedTransformer(Program(dim, num_examples, r, layers, {"w": start}), constants, dtype)
@@ -77,8 +77,10 @@ def sherman_morrison(
 ) -> ConstructedTransformer:
     """Theorem 2: one update of A⁻¹ = I/λ to (A + x xᵀ)⁻¹, the ridge weights w', and w'ᵀx at the next x.
 
-    The rows hold λA⁻¹, not A⁻¹: its entries stay at most 1 however small λ is, and products lose less. With
-    u = λA⁻¹x the update A⁻¹ - A⁻¹x xᵀA⁻¹/(1 + xᵀA⁻¹x), times λ, is λA⁻¹ - u uᵀ/(λ + xᵀu).
+    The rows hold λA⁻¹, not A⁻¹: its entries stay at most 1 however small λ is, so products lose less. With
+    u = λA⁻¹x, the update A⁻¹ - A⁻¹x xᵀA⁻¹/(1 + xᵀA⁻¹x), times λ, is λA⁻¹ - g uᵀ with the gain
+    g = u/(λ + xᵀu). This gain is (A + x xᵀ)⁻¹x, so the ridge weights move by g(y - wᵀx): (A + x xᵀ)⁻¹y x
+    for w = 0.
 
     The example is the latest one before the prediction, as in `gradient_step`. With an initial w the
     penalty is λ‖w' - w‖²: shrinkage towards w instead of 0.
@@ -98,18 +100,19 @@ def sherman_morrison(
     start = _initial(initial_weights, dim)
     r = _ridge_registers(dim)
     layers = [
-        Layer("x", mov(r.x, r.x, y=1)),  # the y-token learns which x it belongs to
+        Layer("x → its y-token", mov(r.x, r.x, y=1)),
         Layer("u = λA⁻¹x", mul(r.inverse, r.x, r.direction, only="y")),
         Layer("xᵀu", mul(r.x.T, r.direction, r.denominator)),
         Layer("λ + xᵀu", aff(r.denominator, bias=penalty, add=True)),
         Layer("g = u / (λ + xᵀu)", div(r.direction, r.denominator, r.gain)),
-        Layer("λA⁻¹ − g uᵀ", mul(r.gain, r.direction.T, r.inverse, scale=-1.0, add=True)),
-        Layer("λw + y x", mul(r.x, r.y, r.moment, add=True)),
-        Layer("(A + x xᵀ)⁻¹, λw + y x", _mov_ridge_state(r, x=1)),  # the next x-token takes both
-        Layer("w' = (A + x xᵀ)⁻¹(λw + y x)", mul(r.inverse, r.moment, r.w, scale=1 / penalty)),
+        Layer("λ(A + x xᵀ)⁻¹ = λA⁻¹ − g uᵀ", mul(r.gain, r.direction.T, r.inverse, scale=-1.0, add=True)),
+        Layer("wᵀx", mul(r.w.T, r.x, r.residual)),
+        Layer("y − wᵀx", aff(r.residual, (1.0, r.y), (-1.0, r.residual))),
+        Layer("w' = w + g(y − wᵀx)", mul(r.gain, r.residual, r.w, add=True)),
+        Layer("w' → the next x-token", mov(r.w, r.w, x=1)),
         Layer("w'ᵀx", mul(r.w.T, r.x, r.prediction)),
     ]
-    initial = {"inverse": np.eye(dim), "moment": penalty * start}
+    initial = {"inverse": np.eye(dim), "w": start}
     return ConstructedTransformer(Program(dim, num_examples, r, layers, initial), constants, dtype)
 
 
@@ -138,7 +141,7 @@ def one_pass_sgd(
     check_real("step_size", step_size, positive=True)
     check_real("penalty", penalty)
     r = _registers(dim, w=column(dim), residual=column(1))
-    fetch = [Layer("x", mov(r.x, r.x, y=1))]
+    fetch = [Layer("x → its y-token", mov(r.x, r.x, y=1))]
     step = [
         Layer(
             "wᵀx − y",  # with the w of the example before
@@ -169,7 +172,7 @@ def ridge(
 
     Args:
         dim: d.
-        num_examples: n, the longest prompt; the depth is 4n - 1.
+        num_examples: n, the longest prompt; the depth is 4n - 2.
         penalty: λ.
         constants: saturation, padding and GeLU scale; None: those chosen for the dtype.
         dtype: of the weights.
@@ -179,13 +182,15 @@ def ridge(
     """
     check_real("penalty", penalty, positive=True)
     r = _ridge_registers(dim)
-    fetch = [Layer("x", mov(r.x, r.x, y=1))]
+    fetch = [Layer("x → its y-token", mov(r.x, r.x, y=1))]
+    state = _vector(r.inverse, r.w)
     update = [
         Layer(
-            "u = λA⁻¹x, Xᵀy + y x",  # with the state of the example before
-            _mov_ridge_state(r, x=1, y=2),
+            "u = λA⁻¹x, y − wᵀx",  # with the state of the example before
+            mov(state, state, x=1, y=2),
             mul(r.inverse, r.x, r.direction, only="y"),
-            mul(r.x, r.y, r.moment, add=True),
+            mul(r.w.T, r.x, r.residual, scale=-1.0),
+            aff(r.residual, (1.0, r.y), add=True),
         ),
         Layer(
             "λ + xᵀu",
@@ -193,16 +198,13 @@ def ridge(
             aff(r.denominator, bias=penalty, add=True),
         ),
         Layer("g = u / (λ + xᵀu)", div(r.direction, r.denominator, r.gain)),
-        Layer("λA⁻¹ − g uᵀ", mul(r.gain, r.direction.T, r.inverse, scale=-1.0, add=True)),
-    ]
-    read = [
         Layer(
-            "w = A⁻¹Xᵀy",
-            _mov_ridge_state(r, x=1),
-            mul(r.inverse, r.moment, r.w, scale=1 / penalty),
+            "λA⁻¹ − g uᵀ, w + g(y − wᵀx)",
+            mul(r.gain, r.direction.T, r.inverse, scale=-1.0, add=True),
+            mul(r.gain, r.residual, r.w, add=True),
         ),
-        Layer("wᵀx", mul(r.w.T, r.x, r.prediction)),
     ]
+    read = [Layer("wᵀx", mov(r.w, r.w, x=1), mul(r.w.T, r.x, r.prediction))]
     layers = fetch + (num_examples - 1) * update + read
     program = Program(dim, num_examples, r, layers, {"inverse": np.eye(dim)})
     return ConstructedTransformer(program, constants, dtype)
@@ -248,7 +250,7 @@ def gradient_descent(
         aff(r.w, (2 * step_size, r.moment), (-2 * step_size * penalty, r.w), add=True),
     )
     layers = [
-        Layer("x", mov(r.x, r.x, y=1)),
+        Layer("x → its y-token", mov(r.x, r.x, y=1)),
         Layer("x xᵀ, y x", mul(r.x, r.x.T, r.gram), mul(r.x, r.y, r.moment)),
         Layer(
             "XᵀX, Xᵀy",  # the mean over the examples seen, times n, times the fraction k/n seen
@@ -274,18 +276,12 @@ def _ridge_registers(dim: int) -> Registers:
     return _registers(
         dim,
         inverse=symmetric(dim),
-        moment=column(dim),
+        w=column(dim),
         direction=column(dim),
         denominator=column(1),
         gain=column(dim),
-        w=column(dim),
+        residual=column(1),
     )
-
-
-def _mov_ridge_state(r: Registers, *, x: int = 0, y: int = 0) -> Operation:
-    """Move A⁻¹ and Xᵀy together."""
-    state = _vector(r.inverse, r.moment)
-    return mov(state, state, x=x, y=y)
 
 
 def _vector(*registers: Rows) -> Rows:
