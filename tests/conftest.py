@@ -6,13 +6,11 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 
 from jaxtyping import install_import_hook
 
-with install_import_hook("incontext_linear", "beartype.beartype"):
-    import incontext_linear.divergence
-    import incontext_linear.probes
-    import incontext_linear.training
+# Must come before any import of the package.
+install_import_hook("incontext_linear", "beartype.beartype")
 
-import hypothesis
-import torch
+import hypothesis  # noqa: E402
+import torch  # noqa: E402
 
 # Two threads at most: the suite shares its cores, and results must not depend on their number.
 torch.set_num_threads(2)

@@ -48,7 +48,7 @@ def test_implicit_weights_agree_with_scikit_learn_for_a_nonlinear_predictor():
 
 
 def test_too_few_queries_are_refused_with_the_allowed_number():
-    with pytest.raises(ValueError, match="num_queries=3 .* dim=3; allowed: more than 3"):
+    with pytest.raises(ValueError, match=r"num_queries=3 .* dim=3; allowed: more than 3"):
         implicit_weights(Ridge(0.1), PROMPTS.xs, PROMPTS.ys, QUERIES[:, :3])
 
 

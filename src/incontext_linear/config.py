@@ -53,7 +53,7 @@ class DistributionConfig(Config):
     shift: float = 0.0
 
 
-_COMPONENT = re.compile(r"^(?P<kind>[a-z]+)(\*(?P<scale>[0-9.eE+-]+?))?(\+(?P<shift>-?[0-9.eE-]+))?$")
+_COMPONENT = re.compile(r"^(?P<kind>normal|uniform)(\*(?P<scale>[0-9.eE+-]+?))?(\+(?P<shift>-?[0-9.eE-]+))?$")
 
 
 def _parse_mixture(value: Any) -> Any:
@@ -130,14 +130,17 @@ class ModelConfig(Config):
 
 
 class TrainingConfig(Config):
-    """The training loop: AdamW, linear warm-up, cosine decay to zero, clipped gradients."""
+    """The training loop: AdamW or Muon, linear warm-up, cosine decay to zero, clipped gradients."""
 
     num_steps: PositiveInt = 4000
     batch_size: PositiveInt = 64
     learning_rate: PositiveFloat = 5e-4
     warmup_fraction: Fraction = 0.1
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """Of the blocks' matrices; all other parameters follow AdamW, with the same learning rate."""
     beta1: OpenFraction = 0.9
     beta2: OpenFraction = 0.98
+    muon_momentum: OpenFraction = 0.95
     weight_decay: NonNegativeFloat = 0.0
     gradient_clip: PositiveFloat = 1.0
     log_every: PositiveInt = 100

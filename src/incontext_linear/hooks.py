@@ -1,18 +1,20 @@
 """Kedro hooks: checks before anything is touched, and what MLflow is told about a run."""
 
+import importlib
+import pkgutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import click
 import mlflow
-from kedro.framework.cli.utils import KedroCliError
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
-from kedro.framework.project import pipelines
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from kedro_mlflow.framework.hooks.mlflow_hook import MlflowHook
 
+from incontext_linear import pipelines
 from incontext_linear.config import Config, flatten
 from incontext_linear.parameters import ParameterError, check_parameters
 
@@ -26,7 +28,7 @@ class ProjectChecks:
         try:
             check_parameters(context.config_loader["parameters"])
         except ParameterError as error:
-            raise KedroCliError(f"The parameters are not valid:\n{error}") from None
+            raise click.ClickException(f"The parameters are not valid:\n{error}") from None
 
     @hook_impl(tryfirst=True)
     def before_pipeline_run(
@@ -37,18 +39,19 @@ class ProjectChecks:
         missing = [name for name in needed if not catalog.exists(name)]
         if missing:
             env = f" --env {run_params['env']}" if run_params.get("env") else ""
-            raise KedroCliError(
+            raise click.ClickException(
                 "Some of what this pipeline reads has not been made yet:\n"
                 + "\n".join(f"- {name}: make it with `{_maker(name, env)}`" for name in missing)
             )
 
 
 def _maker(dataset: str, env: str) -> str:
-    """The command that writes a dataset: the smallest registered pipeline that has it as an output."""
-    makers = [name for name, p in pipelines.items() if name != "__default__" and dataset in p.all_outputs()]
-    if not makers:
-        return f"kedro catalog describe-datasets{env}"
-    return f"kedro run{env} --pipeline {min(makers, key=lambda name: len(pipelines[name].nodes))}"
+    """The command that writes a dataset. Kedro has only loaded the requested pipeline, so all are built here."""
+    for module in pkgutil.iter_modules(pipelines.__path__):
+        package = importlib.import_module(f"{pipelines.__name__}.{module.name}")
+        if dataset in package.create_pipeline().all_outputs():
+            return f"kedro run{env} --pipeline {module.name}"
+    return f"kedro catalog describe-datasets{env}"
 
 
 class Tracking(MlflowHook):

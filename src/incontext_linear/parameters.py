@@ -67,6 +67,8 @@ def _explain(problem: dict[str, Any]) -> str:
     if problem["type"] == "missing":
         return f"{name}: this parameter is missing"
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":  # one of our own messages: it says what was given
+        return f"{name}: {message}"
     return f"{name}: {message[0].lower()}{message[1:]}; given {given!r}"
 
 

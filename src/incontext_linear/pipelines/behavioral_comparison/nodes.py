@@ -1,5 +1,7 @@
 """Hold the learner against every textbook algorithm, by its predictions alone (paper, section 4)."""
 
+from typing import Any
+
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
@@ -61,6 +63,7 @@ def measure_spd(
 def measure_ilwd(
     learner_weights: dict[str, Tensor],
     baseline_weights: dict[str, Tensor],
+    baselines: dict[str, Any],
     comparison: ComparisonConfig,
     seed: int,
 ) -> pd.DataFrame:
@@ -69,9 +72,11 @@ def measure_ilwd(
     return pd.concat(
         [
             curve(
-                implicit_weight_difference(learner_weights["weights"], other), {"predictor": name}, *settings
+                implicit_weight_difference(learner_weights["weights"], baseline_weights[name]),
+                {"predictor": name},
+                *settings,
             )
-            for name, other in baseline_weights.items()
+            for name in baselines  # the file's own order is not kept by safetensors
         ],
         ignore_index=True,
     )

@@ -41,7 +41,7 @@ def create_pipeline(**kwargs) -> Pipeline:
             ),
             node(
                 measure_ilwd,
-                ["learner_weights", "baseline_weights", *_SETTINGS],
+                ["learner_weights", "baseline_weights", "params:baselines", *_SETTINGS],
                 "ilwd_curves",
                 name="measure_ilwd",
             ),

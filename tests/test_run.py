@@ -1,0 +1,167 @@
+"""The whole project in conf/test, as a user runs it: a copy of the tree, commands in a shell."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import nbformat
+import pandas as pd
+import pytest
+from nbclient import NotebookClient
+
+from incontext_linear.checkpoints import load_learner
+
+ROOT = Path(__file__).parents[1]
+PIPELINES = ["data_generation", "model_training", "baseline_estimation", "behavioral_comparison", "probing"]
+
+
+def kedro(project: Path, *arguments: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"DO_NOT_TRACK": "1", "COLUMNS": "200"}
+    command = [sys.executable, "-m", "kedro", *arguments]
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def copy_project(target: Path) -> Path:
+    for name in ("conf", "src", "notebooks"):
+        shutil.copytree(
+            ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
+        )
+    for name in ("pyproject.toml", ".telemetry"):
+        shutil.copy(ROOT / name, target)
+    return target
+
+
+def snapshot(project: Path) -> dict[str, tuple[int, int]]:
+    return {
+        str(path.relative_to(project)): (path.stat().st_mtime_ns, path.stat().st_size)
+        for path in project.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".log"
+    }
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory):
+    return copy_project(tmp_path_factory.mktemp("empty"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    project = copy_project(tmp_path_factory.mktemp("finished"))
+    result = kedro(project, "run", "--env", "test")
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return project
+
+
+@pytest.fixture(scope="module")
+def runs(finished):
+    mlflow.set_tracking_uri(f"sqlite:///{finished}/mlflow.db")
+    return mlflow.search_runs(search_all_experiments=True)
+
+
+def table(project: Path, name: str) -> pd.DataFrame:
+    return pd.read_parquet(project / "data/test/08_reporting" / f"{name}.parquet")
+
+
+def test_one_run_of_kedro_is_one_run_of_mlflow(runs):
+    assert len(runs) == 1
+    assert runs.loc[0, "status"] == "FINISHED"
+    assert runs.loc[0, "tags.pipeline"] == "__default__"
+    assert runs.loc[0, "tags.git_commit"]
+
+
+def test_every_parameter_is_a_column_of_its_own(runs):
+    expected = {"params.task.dim": "2", "params.model.num_layers": "2", "params.training.num_steps": "40"}
+    assert {name: runs.loc[0, name] for name in expected} == expected
+    assert "params.task" not in runs
+    assert "params.baselines.ols.type" in runs
+
+
+def test_spd_curves_are_metric_histories_over_examples_seen(finished, runs):
+    history = mlflow.MlflowClient().get_metric_history(runs.loc[0, "run_id"], "spd.ols")
+    curve = table(finished, "spd_curves").query("predictor == 'ols'").set_index("examples_seen")["mean"]
+    assert {m.step: m.value for m in history} == pytest.approx(curve.to_dict())
+
+
+def test_figures_and_tables_are_artifacts(runs):
+    client, run = mlflow.MlflowClient(), runs.loc[0, "run_id"]
+    figures = {Path(a.path).name for a in client.list_artifacts(run, "figures")}
+    tables = {Path(a.path).name for a in client.list_artifacts(run, "tables")}
+    assert {"divergence.png", "risk.png", "training.png", "probe_score.png"} <= figures
+    assert {"spd_curves.parquet", "ilwd_curves.parquet", "probe_scores.parquet"} <= tables
+
+
+def test_tables_hold_every_predictor_prefix_layer_target_and_kind(finished):
+    spd = table(finished, "spd_curves")
+    assert spd.groupby("predictor").size().eq(6).all()
+    assert {"ols", "ridge_1", "knn_3", "gd_1", "sgd"} <= set(spd["predictor"])
+    assert (spd["low"] <= spd["mean"]).all()
+    assert (spd["mean"] <= spd["high"]).all()
+    assert len(table(finished, "probe_scores")) == 3 * 2 * 2
+
+
+def test_checkpoints_are_gone_once_the_learner_is_saved(finished):
+    learner = load_learner(finished / "data/test/06_models/learner.safetensors")
+    assert learner.record["step"] == 40
+    assert not list((finished / "data/test/06_models/checkpoints").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_every_pipeline_runs_alone_from_saved_data_and_gives_the_same_numbers(finished, name):
+    before = {path: pd.read_parquet(path) for path in (finished / "data/test").rglob("*.parquet")}
+    learner = (finished / "data/test/06_models/learner.safetensors").read_bytes()
+    result = kedro(finished, "run", "--env", "test", "--pipeline", name)
+    assert result.returncode == 0, result.stderr[-3000:]
+    for path, content in before.items():
+        pd.testing.assert_frame_equal(pd.read_parquet(path), content)
+    assert (finished / "data/test/06_models/learner.safetensors").read_bytes() == learner
+
+
+@pytest.mark.parametrize(
+    ("name", "missing", "command"),
+    [
+        ("baseline_estimation", "evaluation_prompts", "kedro run --env test --pipeline data_generation"),
+        ("probing", "learner", "kedro run --env test --pipeline model_training"),
+        (
+            "behavioral_comparison",
+            "baseline_predictions",
+            "kedro run --env test --pipeline baseline_estimation",
+        ),
+    ],
+)
+def test_where_input_has_not_been_made_the_error_says_which_command_makes_it(empty, name, missing, command):
+    before = snapshot(empty)
+    result = kedro(empty, "run", "--env", "test", "--pipeline", name)
+    assert result.returncode != 0
+    assert f"- {missing}: make it with `{command}`" in result.stderr + result.stdout
+    assert set(snapshot(empty)) - set(before) <= {"mlflow.db"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("task.dim=-3", "task.dim: input should be greater than 0; given -3"),
+        ("task.dimension=3", "task.dimension: unknown parameter (given 3); allowed here: dim"),
+        ("model.num_heads=5", "num_heads=5 does not divide width=16"),
+        ("training.batch_size=small", "training.batch_size: input should be a valid integer"),
+    ],
+)
+def test_a_bad_parameter_fails_at_once_and_nothing_on_disk_changes(finished, setting, says):
+    before = snapshot(finished)
+    result = kedro(finished, "run", "--env", "test", "--params", setting)
+    assert result.returncode != 0
+    assert says in (result.stderr + result.stdout)
+    assert snapshot(finished) == before
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_run_on_a_finished_run(finished, path, monkeypatch):
+    monkeypatch.chdir(finished)
+    monkeypatch.setenv("KEDRO_ENV", "test")
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(
+        notebook, timeout=180, kernel_name="python3", resources={"metadata": {"path": str(finished)}}
+    ).execute()
+    assert any(cell.get("outputs") for cell in notebook.cells if cell.cell_type == "code")
