@@ -68,13 +68,26 @@ class Tracking(MlflowHook):
     def before_pipeline_run(
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
     ) -> None:
-        """Open the run as kedro-mlflow does, then tag it with the commit and the pipeline."""
+        """Open the run as kedro-mlflow does, then tag it with the commit, the pipeline and what was changed."""
         super().before_pipeline_run(run_params, pipeline, catalog)
         if self.run_id is not None:
             names = run_params.get("pipeline_names") or [run_params.get("pipeline_name") or "__default__"]
+            changed = _flat(run_params.get("extra_params") or run_params.get("runtime_params") or {})
+            settings = [f"{name}={value}" for name, value in changed.items()]
             mlflow.set_tags(
-                {"pipeline": "+".join(names), "git_commit": _git_commit(Path(run_params["project_path"]))}
+                {
+                    "mlflow.runName": " ".join(["+".join(names), *settings]),
+                    "pipeline": "+".join(names),
+                    "git_commit": _git_commit(Path(run_params["project_path"])),
+                }
             )
+
+
+def _flat(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Nested ``--params`` as dotted names."""
+    return {
+        name: value for key, branch in parameters.items() for name, value in flatten(branch, key).items()
+    }
 
 
 def _git_commit(project: Path) -> str:
