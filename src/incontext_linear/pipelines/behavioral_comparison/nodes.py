@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from incontext_linear.checkpoints import Learner, resolve_device
-from incontext_linear.config import ComparisonConfig, TaskConfig
+from incontext_linear.config import ComparisonConfig
 from incontext_linear.divergence import (
     curve,
     implicit_weight_difference,
@@ -124,11 +124,11 @@ def report_comparison_metrics(
     return metrics
 
 
-def draw_divergences(spd: pd.DataFrame, ilwd: pd.DataFrame, task: TaskConfig) -> Figure:
+def draw_divergences(spd: pd.DataFrame, ilwd: pd.DataFrame, prompts: dict[str, Tensor]) -> Figure:
     """SPD and ILWD against examples seen (the paper's Figure 1)."""
-    return plot_divergences(spd, ilwd, task.dim)
+    return plot_divergences(spd, ilwd, prompts["xs"].shape[-1])
 
 
-def draw_risks(risk: pd.DataFrame, linearity: pd.DataFrame, task: TaskConfig) -> Figure:
+def draw_risks(risk: pd.DataFrame, linearity: pd.DataFrame, prompts: dict[str, Tensor]) -> Figure:
     """Squared error of every predictor, and the learner's linearity, against examples seen."""
-    return plot_risks(risk, linearity, task.dim)
+    return plot_risks(risk, linearity, prompts["xs"].shape[-1])

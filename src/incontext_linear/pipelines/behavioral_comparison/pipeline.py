@@ -65,13 +65,13 @@ def create_pipeline(**kwargs) -> Pipeline:
             ),
             node(
                 draw_divergences,
-                ["spd_curves", "ilwd_curves", "params:task"],
+                ["spd_curves", "ilwd_curves", "evaluation_prompts"],
                 "divergence_figure",
                 name="draw_divergences",
             ),
             node(
                 draw_risks,
-                ["risk_curves", "linearity_curve", "params:task"],
+                ["risk_curves", "linearity_curve", "evaluation_prompts"],
                 "risk_figure",
                 name="draw_risks",
             ),

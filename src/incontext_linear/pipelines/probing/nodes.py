@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from incontext_linear.checkpoints import Learner, resolve_device
-from incontext_linear.config import ProbingConfig, TaskConfig
+from incontext_linear.config import ProbingConfig
 from incontext_linear.divergence import bootstrap_mean
 from incontext_linear.figures import plot_attention, plot_probe_attention, plot_probe_scores
 from incontext_linear.probes import TARGETS, ProbeScores, fit_probes
@@ -16,15 +16,13 @@ def train_probes(
     learner: Learner,
     prompts: dict[str, Tensor],
     probing: ProbingConfig,
-    task: TaskConfig,
     device: str,
     seed: int,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Fit every probe; returns the scores by layer, target and kind, and the probes' attention."""
     where = resolve_device(device)
-    seen = probing.num_examples or task.num_examples - 1
     xs, ys = (prompts[name].to(where) for name in ("xs", "ys"))
-    layers = list(probing.layers or range(learner.model.config.num_layers + 1))
+    seen, layers = _choose(probing, xs.shape[1], learner.model.config.num_layers)
     model = learner.model.to(where)
     with torch.no_grad():
         batches = zip(xs[:, : seen + 1].split(256), ys[:, : seen + 1].split(256), strict=True)
@@ -36,6 +34,23 @@ def train_probes(
         scores.append(_score_table(fitted, layers, kind, probing, seed))
         attention.append(_attention_table(fitted, layers, kind, probing))
     return pd.concat(scores, ignore_index=True), pd.concat(attention, ignore_index=True)
+
+
+def _choose(probing: ProbingConfig, num_examples: int, num_layers: int) -> tuple[int, list[int]]:
+    """Examples seen and layers, checked against the saved prompts and learner, whatever the parameters say."""
+    seen = num_examples - 1 if probing.num_examples is None else probing.num_examples
+    if seen >= num_examples:
+        raise ValueError(
+            f"probing.num_examples={seen}, but the saved prompts have {num_examples} examples; "
+            f"allowed: 1 to {num_examples - 1}, or draw new prompts with the pipeline data_generation"
+        )
+    layers = list(range(num_layers + 1) if probing.layers is None else probing.layers)
+    if max(layers) > num_layers:
+        raise ValueError(
+            f"probing.layers={layers}, but the saved learner has {num_layers} layers; allowed: 0 to {num_layers}, "
+            "or train another learner with the pipeline model_training"
+        )
+    return seen, layers
 
 
 def _score_table(

@@ -22,7 +22,6 @@ def create_pipeline(**kwargs) -> Pipeline:
                     "learner",
                     "probing_prompts",
                     "params:probing",
-                    "params:task",
                     "params:device",
                     "params:seed",
                 ],
