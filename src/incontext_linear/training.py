@@ -4,14 +4,13 @@ The loss is the paper's (section 2): the squared error of the prediction at ever
 prompts and prefixes. A step's batch is a pure function of (task, seed, step), so nothing about the data
 needs saving, and a resumed run sees the very batches that an unbroken one does.
 
-Speed comes from three switches that change no arithmetic but the precision of matrix products: bfloat16
-matrices with float32 master copies, compiled blocks, and one captured CUDA graph a step. On a CPU, or
+Speed comes from three switches that change no arithmetic but the precision of the linear maps: bfloat16
+with float32 master copies, compiled blocks and optimiser, and one captured CUDA graph a step. On a CPU, or
 with the switches off, the same lines run plainly.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from incontext_linear.checkpoints import Checkpoint, CheckpointStore, Learner, fingerprint, resolve_device
 from incontext_linear.config import ModelConfig, TaskConfig, TrainingConfig
+from incontext_linear.optimizers import FlatOptimizer
 from incontext_linear.predictors import OrdinaryLeastSquares
 from incontext_linear.tasks import Prompts, draw_prompts, generator
 from incontext_linear.transformer import Transformer
@@ -30,8 +30,11 @@ from incontext_linear.transformer import Transformer
 EXPLOSION_FACTOR = 1e3
 """A loss this many times the mean square of the labels is no spike: training has diverged."""
 
-_NUMERICS = ("num_steps", "batch_size", "learning_rate", "warmup_fraction", "beta1", "beta2", "weight_decay")
-_RUN_FIELDS = (*_NUMERICS, "gradient_clip", "precision", "log_every")
+DDP_WARMUP_STEPS = 11
+"""Steps that PyTorch asks for before a step with DistributedDataParallel is captured."""
+
+_NO_EFFECT = {"checkpoint_every", "compile", "cuda_graph"}
+"""Training parameters that the result does not depend on."""
 
 
 @dataclass(frozen=True)
@@ -66,46 +69,12 @@ def reporting_prefix(task: TaskConfig) -> int:
 
 def run_fingerprint(task: TaskConfig, model: ModelConfig, training: TrainingConfig, seed: int) -> str:
     """Names a training run by all that its result depends on (not by device or compilation)."""
-    numerics = training.model_dump(mode="json", include=set(_RUN_FIELDS))
+    numerics = training.model_dump(mode="json", exclude=_NO_EFFECT)
     return fingerprint(task.model_dump(mode="json"), model.model_dump(mode="json"), numerics, seed)
 
 
-class MasterWeights:
-    """Float32 master copies, in one flat tensor, of matrices that the model keeps in bfloat16.
-
-    The matrices are turned into views of one bfloat16 buffer. One cast a step then replaces a cast a
-    matrix and a product, and the optimiser updates one large tensor.
-
-    Args:
-        matrices: the parameters to keep in bfloat16; changed in place.
-    """
-
-    def __init__(self, matrices: list[nn.Parameter]):
-        self.matrices = matrices
-        sizes = [matrix.numel() for matrix in matrices]
-        self.flat = nn.Parameter(torch.cat([matrix.detach().flatten() for matrix in matrices]))
-        self.flat.grad = torch.zeros_like(self.flat)
-        self._low = self.flat.detach().bfloat16()
-        shapes = [matrix.shape for matrix in matrices]
-        self.views = [part.view(s) for part, s in zip(self.flat.detach().split(sizes), shapes, strict=True)]
-        self._gradients = [part.view(s) for part, s in zip(self.flat.grad.split(sizes), shapes, strict=True)]
-        for matrix, part in zip(matrices, self._low.split(sizes), strict=True):
-            matrix.data = part.view(matrix.shape)
-
-    def take_gradients(self) -> None:
-        """Copy the matrices' bfloat16 gradients into the master's, and free them."""
-        torch._foreach_copy_(self._gradients, [matrix.grad for matrix in self.matrices])
-        for matrix in self.matrices:
-            matrix.grad = None
-
-    def update_matrices(self) -> None:
-        """Round the updated master copies to bfloat16, into the model."""
-        with torch.no_grad():
-            self._low.copy_(self.flat)
-
-
 class TrainingStep:
-    """Forward, backward, clip, AdamW: one call a batch.
+    """Forward, backward, clip, update: one call a batch.
 
     Args:
         model: the learner, on its device, in float32; trained in place.
@@ -113,35 +82,25 @@ class TrainingStep:
     """
 
     def __init__(self, model: Transformer, training: TrainingConfig):
-        self.model, self.training = model, training
-        self.device = model.positions.device
+        self.model, self.device = model, model.positions.device
         on_gpu = self.device.type == "cuda"
         self.low_precision = training.precision == "bfloat16" or (training.precision == "auto" and on_gpu)
-        matrices = [p for p in model.blocks.parameters() if p.ndim == 2] if self.low_precision else []
-        names = {id(parameter): name for name, parameter in model.named_parameters()}
-        self._matrix_names = [names[id(matrix)] for matrix in matrices]
-        self.masters = MasterWeights(matrices) if matrices else None
-        kept = {id(matrix) for matrix in matrices}
-        self._trained = [p for p in model.parameters() if id(p) not in kept]
-        self._trained += [self.masters.flat] if self.masters else []
-        self.graphed = on_gpu if training.cuda_graph == "auto" else training.cuda_graph and on_gpu
-        self.optimizer = torch.optim.AdamW(
-            self._trained,
-            lr=torch.zeros((), device=self.device) if on_gpu else 0.0,
-            betas=(training.beta1, training.beta2),
-            weight_decay=training.weight_decay,
-            fused=True,
-            capturable=on_gpu,
-        )
-        if on_gpu if training.compile == "auto" else training.compile:
+        self.compiled = on_gpu if training.compile == "auto" else training.compile
+        self.graphed = on_gpu and bool(training.cuda_graph)
+        self.optimizer = FlatOptimizer(model, training, self.low_precision, self.compiled)
+        if self.compiled:
             for block in model.blocks:
                 block.compile()
-        self._forward = nn.parallel.DistributedDataParallel(model) if dist.is_initialized() else model
+        self._forward = model
+        self._side_stream = torch.cuda.Stream() if self.graphed else None
+        if dist.is_initialized():
+            with torch.cuda.stream(self._side_stream):  # where a graph that holds the all-reduce must begin
+                self._forward = nn.parallel.DistributedDataParallel(model)
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, prompts: Prompts, learning_rate: float) -> Float[Tensor, ""]:
         """Train on one batch; returns its loss, still on the device (no synchronisation)."""
-        self._set_learning_rate(learning_rate)
+        self.optimizer.set_rates(learning_rate)
         if not self.graphed:
             return self._step(prompts.xs, prompts.ys)
         if self._graph is None:
@@ -152,70 +111,36 @@ class TrainingStep:
         return self._loss
 
     def _step(self, xs: Tensor, ys: Tensor) -> Tensor:
-        autocast = torch.autocast(self.device.type, torch.bfloat16) if self.low_precision else nullcontext()
-        with autocast:
+        with self.autocast():
             predictions = self._forward(xs, ys)
         loss = F.mse_loss(predictions.float(), ys)
         loss.backward()
-        if self.masters:
-            self.masters.take_gradients()
-        nn.utils.clip_grad_norm_(self._trained, self.training.gradient_clip)
         self.optimizer.step()
-        for parameter in self._trained:
-            if self.masters is None or parameter is not self.masters.flat:
-                parameter.grad = None
-        if self.masters:
-            self.masters.update_matrices()
         return loss.detach()
 
-    def prepare(self, prompts: Prompts) -> None:
-        """Make the optimiser's state, and capture the graph, by steps that leave the weights unchanged."""
-        self._set_learning_rate(0.0)
-        if not self.graphed:
-            self._step(prompts.xs, prompts.ys)
-        else:
-            self._capture(prompts)
-        self.load_state({})
+    def autocast(self) -> torch.autocast:
+        """The precision that the model computes in."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.low_precision)
 
-    def _capture(self, prompts: Prompts) -> None:
+    def prepare(self, prompts: Prompts) -> None:
+        """Capture the graph, where there is to be one, by steps that leave weights and optimiser unchanged."""
+        if not self.graphed:
+            return
+        self.optimizer.set_rates(0.0)
         self._xs, self._ys = prompts.xs.clone(), prompts.ys.clone()
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):
+        self._side_stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._side_stream):
+            for _ in range(DDP_WARMUP_STEPS if dist.is_initialized() else 3):
                 self._step(self._xs, self._ys)
-        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.current_stream().wait_stream(self._side_stream)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
             self._loss = self._step(self._xs, self._ys)
-
-    def _set_learning_rate(self, value: float) -> None:
-        for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(value)
-            else:
-                group["lr"] = value
-
-    def _state_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        for index, parameter in enumerate(self._trained):
-            for name, tensor in self.optimizer.state[parameter].items():
-                yield f"optimizer.{index}.{name}", tensor
-
-    def state(self) -> dict[str, Tensor]:
-        """The optimiser's tensors by name."""
-        return dict(self._state_tensors())
-
-    def load_state(self, saved: dict[str, Tensor]) -> None:
-        """Set the optimiser's tensors in place, to those saved or else to zero (a fresh start)."""
-        for name, tensor in self._state_tensors():
-            tensor.copy_(saved[name]) if name in saved else tensor.zero_()
+        self.optimizer.reset()
 
     def weights(self) -> dict[str, Tensor]:
         """The model's weights in float32: of matrices kept in bfloat16, the master copies."""
-        weights = {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
-        if self.masters:
-            weights.update(zip(self._matrix_names, self.masters.views, strict=True))
-        return weights
+        return self.optimizer.weights()
 
 
 class TrainingRun:
@@ -256,7 +181,7 @@ class TrainingRun:
         self.training_step = TrainingStep(model.to(self.device), self.training)
         self.training_step.prepare(self.draw(0))
         if checkpoint is not None:
-            self.training_step.load_state(checkpoint.tensors)
+            self.training_step.optimizer.load_state(checkpoint.tensors, checkpoint.step)
             self._window.copy_(checkpoint.tensors["window"])
             self.step = checkpoint.step
             self.history = [Progress(**row) for row in checkpoint.description["history"]]
@@ -297,16 +222,14 @@ class TrainingRun:
 
     def _spd_to_ols(self) -> float:
         prompts, k = self._evaluation, reporting_prefix(self.task)
-        low = self.training_step.low_precision
-        autocast = torch.autocast(self.device.type, torch.bfloat16) if low else nullcontext()
-        with torch.no_grad(), autocast:
+        with torch.no_grad(), self.training_step.autocast():
             predictions = self.training_step.model(prompts.xs[:, : k + 1], prompts.ys[:, : k + 1])
         return (predictions[:, k].double() - self._ols).square().mean().item()
 
     def checkpoint(self) -> Checkpoint:
         """All that `start` needs to go on from here."""
         weights = {f"model.{name}": tensor for name, tensor in self.training_step.weights().items()}
-        tensors = weights | self.training_step.state() | {"window": self._window}
+        tensors = weights | self.training_step.optimizer.state() | {"window": self._window}
         description = {"history": [vars(row) for row in self.history], "seed": self.seed}
         return Checkpoint(self.step, tensors, description)
 

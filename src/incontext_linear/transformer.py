@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from incontext_linear.attention import causal_attention
 from incontext_linear.config import ModelConfig
 
 
@@ -39,9 +40,7 @@ class Attention(nn.Module):
         return projected.unbind(-3)
 
     def forward(self, hidden: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch token width"]:
-        query, key, value = (part.transpose(1, 2) for part in self.heads(hidden))
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        return self.project_out(mixed.transpose(1, 2).flatten(-2))
+        return self.project_out(causal_attention(self.project_in(hidden), self.num_heads))
 
     def weights(self, hidden: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch head token token"]:
         """The attention weights that `forward` uses: row t holds what token t attends to."""
