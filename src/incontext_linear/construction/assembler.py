@@ -262,7 +262,7 @@ class _Weights:
 
 def _clear(module: nn.Module) -> None:
     """Give a module that was made without memory float64 zeros for weights."""
-    module.to_empty(device="cpu").double()
+    module.double().to_empty(device="cpu")
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.zero_()

@@ -39,7 +39,7 @@ class ConstructionConfig(Config):
     penalty: PositiveFloat = 0.5
     num_steps: PositiveInt = 4
     """Steps of batch gradient descent."""
-    size_dims: Sizes = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32)
+    size_dims: Sizes = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
     """Dimensions d of the size table."""
     error_dims: Sizes = (1, 2, 4, 8, 16)
     """Dimensions d of the error table."""

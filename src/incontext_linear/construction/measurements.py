@@ -88,7 +88,7 @@ PROGRAMS: dict[str, Measured] = {
 
 
 def relative_error(
-    predictions: Float[Tensor, "batch example"], reference: Float[Tensor, "batch example"]
+    predictions: Float[Tensor, "*prediction"], reference: Float[Tensor, "*prediction"]
 ) -> float:
     """The largest difference at any prompt and prefix, over the reference's root mean square."""
     return float((predictions - reference).abs().max() / reference.square().mean().sqrt())
@@ -99,7 +99,9 @@ def size_table(config: ConstructionConfig) -> pd.DataFrame:
     table = []
     for name, measured in PROGRAMS.items():
         for dim in config.size_dims:
-            model = measured.build(dim, SIZE_NUM_EXAMPLES, **measured.arguments(config), dtype=torch.float32)
+            with one_thread():
+                arguments = measured.arguments(config)
+                model = measured.build(dim, SIZE_NUM_EXAMPLES, **arguments, dtype=torch.float32)
             table.append(
                 {
                     "program": name,
@@ -116,29 +118,28 @@ def size_table(config: ConstructionConfig) -> pd.DataFrame:
 
 
 def growth_table(sizes: pd.DataFrame) -> pd.DataFrame:
-    """Fit ``hidden_rows`` and ``mlp_width`` by constant + factor·d^exponent, for each program."""
-    return pd.DataFrame(
-        [
-            {"program": name, "size": size, **fit_power(rows["dim"].to_numpy(), rows[size].to_numpy())}
-            for name, rows in sizes.groupby("program", sort=False)
-            for size in ("hidden_rows", "mlp_width")
-        ]
-    )
+    """How ``hidden_rows`` and ``mlp_width`` grow with d: fitted exponent, and fitted quadratic polynomial."""
+    table = []
+    for name, rows in sizes.groupby("program", sort=False):
+        dims = rows["dim"].to_numpy(dtype=float)
+        for size in ("hidden_rows", "mlp_width"):
+            counts = rows[size].to_numpy(dtype=float)
+            powers = dict(zip(("quadratic", "linear", "constant"), np.polyfit(dims, counts, 2), strict=True))
+            table.append({"program": name, "size": size, "exponent": fit_exponent(dims, counts), **powers})
+    return pd.DataFrame(table)
 
 
-def fit_power(dims: np.ndarray, sizes: np.ndarray) -> dict[str, float]:
-    """Least-squares fit of sizes by constant + factor·d^exponent; exponents in steps of 0.01.
+def fit_exponent(dims: Float[np.ndarray, " size"], counts: Float[np.ndarray, " size"]) -> float:
+    """Least-squares fit of counts by constant + factor·d^exponent; the exponent, to 0.01.
 
     The constant matters: 3d + 15 looks like d^0.6 to a straight line through logarithms at small d.
     """
-    fits = []
+    misfits = {}
     for exponent in np.arange(0.5, 3.0, 0.01):
         terms = np.stack((np.ones(len(dims)), dims**exponent), axis=1)
-        (constant, factor), *_ = np.linalg.lstsq(terms, sizes, rcond=None)
-        misfit = np.square(terms @ (constant, factor) - sizes).sum()
-        fits.append((misfit, round(float(exponent), 2), factor, constant))
-    _, exponent, factor, constant = min(fits)
-    return {"exponent": exponent, "factor": float(factor), "constant": float(constant)}
+        factors = np.linalg.lstsq(terms, counts, rcond=None)[0]
+        misfits[round(float(exponent), 2)] = np.square(terms @ factors - counts).sum()
+    return min(misfits, key=misfits.get)
 
 
 def error_table(config: ConstructionConfig, seed: int) -> pd.DataFrame:

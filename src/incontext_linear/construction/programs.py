@@ -28,7 +28,7 @@ def gradient_step(
     *,
     step_size: float,
     penalty: float = 0.0,
-    initial_weights: Sequence[float] | None = None,
+    initial_weights: Sequence[float] | np.ndarray | None = None,
     constants: Constants | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> ConstructedTransformer:
@@ -71,7 +71,7 @@ def sherman_morrison(
     num_examples: int = 2,
     *,
     penalty: float,
-    initial_weights: Sequence[float] | None = None,
+    initial_weights: Sequence[float] | np.ndarray | None = None,
     constants: Constants | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> ConstructedTransformer:
@@ -255,7 +255,7 @@ def gradient_descent(
         Layer(
             "XᵀX, Xᵀy",  # the mean over the examples seen, times n, times the fraction k/n seen
             average(sums_of_examples, sums_of_examples),
-            mul(sums_of_examples, r.fraction, sums_of_examples, scale=num_examples),
+            mul(sums_of_examples, r.fraction, sums_of_examples, scale=float(num_examples)),
         ),
         *num_steps * [step],
         Layer("wᵀx", mul(r.w.T, r.x, r.prediction)),
@@ -289,7 +289,7 @@ def _vector(*registers: Rows) -> Rows:
     return np.unique(np.concatenate([rows.ravel() for rows in registers]))[:, None]
 
 
-def _initial(weights: Sequence[float] | None, dim: int) -> np.ndarray:
+def _initial(weights: Sequence[float] | np.ndarray | None, dim: int) -> np.ndarray:
     check_integer("dim", dim, minimum=1)
     vector = np.zeros(dim) if weights is None else np.asarray(weights, dtype=float)
     if vector.shape != (dim,):

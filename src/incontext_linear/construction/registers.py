@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Int
 
-Rows = Int[np.ndarray, "row column"]
+Rows = Int[np.ndarray, "_ _"]
 
 
 def column(size: int) -> Rows:
@@ -74,6 +74,10 @@ class Registers:
             return self.__dict__["_rows"][name]
         except KeyError:
             raise AttributeError(f"no register is called {name!r}") from None
+
+    def items(self) -> Iterator[tuple[str, Rows]]:
+        """Every register's name and rows, the reserved ones first."""
+        yield from self._rows.items()
 
     def labels(self) -> Iterator[tuple[str, int]]:
         """A label and the row number of every row: "w[2]" is the second row of ``w``."""

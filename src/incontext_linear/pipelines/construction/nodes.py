@@ -36,7 +36,7 @@ def trace_gradient_step(seed: int) -> pd.DataFrame:
 
 def report_construction_metrics(
     sizes: pd.DataFrame, errors: pd.DataFrame
-) -> dict[str, list[dict[str, float]]]:
+) -> dict[str, list[dict[str, int | float]]]:
     """Hidden rows, layers and relative errors as metric histories whose step is d."""
     metrics = {
         f"construction.{size}.{program}": _history(rows["dim"], rows[size])
@@ -50,7 +50,7 @@ def report_construction_metrics(
     return metrics
 
 
-def _history(steps: pd.Series, values: pd.Series) -> list[dict[str, float]]:
+def _history(steps: pd.Series, values: pd.Series) -> list[dict[str, int | float]]:
     return [{"step": int(step), "value": float(value)} for step, value in zip(steps, values, strict=True)]
 
 
