@@ -312,8 +312,8 @@ def machine() -> str:
     """What the numbers depend on."""
     return (
         f"{os.cpu_count()} CPU cores ({torch.backends.cpu.get_cpu_capability()}), "
-        f"{torch.get_num_threads()} threads, PyTorch {torch.__version__}, scikit-learn {sklearn.__version__}, "
-        f"Python {sys.version.split()[0]}"
+        f"{torch.get_num_threads()} threads, PyTorch {torch.__version__}, "
+        f"scikit-learn {sklearn.__version__}, Python {sys.version.split()[0]}"
     )
 
 
@@ -322,37 +322,38 @@ def report(rows: list[Row], many: tuple[float, float]) -> str:
     disagreement = max(row.disagreement for row in rows)
     return f"""# How fast the predictors are
 
-Written by `python -m benchmarks.predictors`. Microseconds for one fit (one prompt, one prefix), medians of 15
-calls (3 for the loops), on {NUM_PROMPTS} prompts of {NUM_EXAMPLES} examples in {DIM} dimensions, float64, noise
-{NOISE_STD}. The scikit-learn loop takes the first {SKLEARN_PROMPTS} of these prompts; all run in one process, and
-give the same predictions (median difference at most {disagreement:.0e}).
+Written by `python -m benchmarks.predictors`. Microseconds for one fit (one prompt, one prefix), medians of
+15 calls (3 for the loops), on {NUM_PROMPTS} prompts of {NUM_EXAMPLES} examples in {DIM} dimensions, float64,
+noise {NOISE_STD}. The scikit-learn loop takes the first {SKLEARN_PROMPTS} of these prompts; all run in one
+process, and give the same predictions (median difference at most {disagreement:.0e}).
 
 {table(rows)}
 
 Machine: {machine()}.
 
 {verdict(rows)}
-- 100,000 prompts of 40 examples in d = 8, least squares, float64: aim within 4 GiB, measured {many[1]:.1f} GiB at
-  the peak of the whole process, PyTorch and the prompts included, in {many[0]:.1f} s.
+- 100,000 prompts of 40 examples in d = 8, least squares, float64: aim within 4 GiB, measured
+  {many[1]:.1f} GiB at the peak of the whole process, PyTorch and the prompts included, in {many[0]:.1f} s.
 
 ## How ours grows
 
 ![Milliseconds a call against n, d and B](figures/benchmark_predictors.png)
 
 Linear in n and B, but for nearest neighbours, which compare every pair of examples (n²). In d, least squares
-and ridge grow as d², Newton as d³, and the others as d. Below d = 8 or so, and below a few hundred prompts, the
-cost of starting PyTorch's operations shows instead.
+and ridge grow as d², Newton as d³, and the others as d. Below d = 8 or so, and below a few hundred prompts,
+the cost of starting PyTorch's operations shows instead.
 
 ## Why
 
 - Least squares, ridge and Bayes share one recursion of O(d²) an example (`predictors/least_squares.py`). The
-  batched loop sums XᵀX anew and solves a system of O(d³) at each prefix; the scikit-learn loop spends most of its
-  time on checks and Python.
+  batched loop sums XᵀX anew and solves a system of O(d³) at each prefix; the scikit-learn loop spends most
+  of its time on checks and Python.
 - Prompts lie along the innermost axis, so that every operation runs over contiguous memory, and are taken in
   chunks that stay in a core's cache.
 - All is computed in float64; float32 prompts cost as much, and get the float64 answer rounded once.
-- The numbers hold for idle cores: PyTorch splits an operation of tens of microseconds between threads that wait
-  for each other, so that another busy program costs more than its share. Then one thread is faster.
+- The numbers hold for idle cores. PyTorch splits operations of some ten microseconds between threads that
+  wait for each other, so that another busy program costs far more than its share; one thread
+  (`torch.set_num_threads(1)`, `--threads 1` here) is then faster.
 """
 
 
@@ -372,7 +373,7 @@ def verdict(rows: list[Row]) -> str:
 
 
 WHY_RIDGE_IS_NOT_TEN_TIMES_FASTER = """\
-- Ridge misses 10× because `torch.linalg.solve` is fast by itself on 8×8 systems: well below a microsecond each.
+- Ridge misses 10× because `torch.linalg.solve` is fast by itself on 8×8 systems: less than a microsecond.
   The recursion holds a square root of the inverse, at five passes over a d×d matrix an example. Plain
   Sherman–Morrison would take three, some 1.7 times faster, and lose digits with the square of the condition
   number, where this loses them with the number itself. We keep the digits."""
@@ -383,7 +384,10 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("docs"), help="folder for the page and the figure"
     )
-    output = parser.parse_args().output
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch")
+    arguments = parser.parse_args()
+    output = arguments.output
+    torch.set_num_threads(arguments.threads)
     xs, ys = draw(NUM_PROMPTS, NUM_EXAMPLES, DIM)
     rows = [compare(comparison, xs, ys) for comparison in COMPARISONS]
     print(table(rows), flush=True)
