@@ -49,7 +49,9 @@ def plot_errors(errors: pd.DataFrame) -> Figure:
     """Relative error against d: a panel a dtype, a curve a program, the targets dotted."""
     figure = Figure(figsize=(11.5, 4.4), layout="constrained")
     dtypes = list(dict.fromkeys(errors["dtype"]))
-    for axes, dtype in zip(figure.subplots(1, len(dtypes), squeeze=False)[0], dtypes, strict=True):
+    for axes, dtype in zip(
+        figure.subplots(1, len(dtypes), squeeze=False, sharey=True)[0], dtypes, strict=True
+    ):
         _curves(axes, errors[errors["dtype"] == dtype], "dim", "relative_error")
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:.0f}")
