@@ -94,16 +94,27 @@ def in_chunks(fit: Callable[..., Tensor], values_per_prompt: int, *tensors: Tens
     size = prompts_per_chunk(values_per_prompt, tensors[0].device)
     chunks = zip(*(tensor.split(size) for tensor in tensors), strict=True)
     dtype = tensors[0].dtype
-    return torch.cat([fit(*map(widen, chunk)).to(dtype) for chunk in chunks])
+    results = [fit(*map(widen, chunk)).to(dtype) for chunk in chunks]
+    return results[0] if len(results) == 1 else torch.cat(results)
 
 
 def in_chunks_batch_last(fit: Callable[..., Tensor], values_per_prompt: int, *tensors: Tensor) -> Tensor:
     """As `in_chunks`, for a ``fit`` that takes and returns the prompts along the last axis, (…, B)."""
 
     def fit_batch_first(*chunk: Tensor) -> Tensor:
-        return fit(*(tensor.movedim(0, -1).contiguous() for tensor in chunk)).movedim(-1, 0)
+        fitted = fit(*map(_batch_last, chunk))
+        return _transpose(fitted.flatten(0, -2)).unflatten(1, fitted.shape[:-1])
 
     return in_chunks(fit_batch_first, values_per_prompt, *tensors)
+
+
+def _batch_last(tensor: Float[Tensor, "batch ..."]) -> Float[Tensor, "... batch"]:
+    return _transpose(tensor.flatten(1)).unflatten(0, tensor.shape[1:])
+
+
+def _transpose(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "columns rows"]:
+    """Transposed and contiguous; of two axes only, for which PyTorch has a copy that minds the cache."""
+    return matrix.T.contiguous()
 
 
 def sums_before(terms: Float[Tensor, "batch example ..."]) -> Float[Tensor, "batch example ..."]:

@@ -40,7 +40,8 @@ class NearestNeighbors:
     ) -> Float[Tensor, "batch example"]:
         """Predictions (B, n), as `Predictor` defines them."""
         check_prompts(xs, ys)
-        return in_chunks_batch_last(self._predict_examples, xs.shape[1] * xs.shape[2], xs, ys)
+        later_examples = max(1, xs.shape[1] // 2)  # of an example in the middle
+        return in_chunks_batch_last(self._predict_examples, later_examples * xs.shape[2], xs, ys)
 
     def predict_queries(
         self,
