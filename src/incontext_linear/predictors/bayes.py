@@ -8,12 +8,12 @@ from torch import Tensor
 
 from incontext_linear.predictors.base import LinearPredictor
 from incontext_linear.predictors.batching import check_prompts, in_chunks
-from incontext_linear.predictors.least_squares import Ridge
+from incontext_linear.predictors.least_squares import PenalizedLeastSquares
 from incontext_linear.predictors.validation import Number, check_real
 
 
 @dataclass(frozen=True)
-class BayesPosteriorMean(LinearPredictor):
+class BayesPosteriorMean(PenalizedLeastSquares):
     """Posterior mean of w ~ N(0, τ²I) under noise N(0, σ²): ridge with penalty σ²/τ².
 
     The minimum-risk predictor of the paper's section 4; without noise it is minimum-norm least squares.
@@ -34,11 +34,9 @@ class BayesPosteriorMean(LinearPredictor):
         check_real("noise_std", self.noise_std)
         check_real("prior_std", self.prior_std, positive=True)
 
-    def weights(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example dim"]:
-        """Fitted weights (B, n, d), as `LinearPredictor.weights` defines them."""
-        return Ridge((self.noise_std / self.prior_std) ** 2).weights(xs, ys)
+    def squared_norm_penalty(self) -> float:
+        """The ratio of variances, σ²/τ²."""
+        return float(self.noise_std / self.prior_std) ** 2
 
 
 @dataclass(frozen=True, eq=False)

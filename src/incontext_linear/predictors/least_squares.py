@@ -15,6 +15,8 @@ enlarges it (Greville 1960). With s = √penalty, f = Tᵀx and b² = s²(1 + f�
 where nothing cancels as s → 0. An x inside the row space has ρ = 0 and the same formulae with s = 1.
 """
 
+from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -119,20 +121,50 @@ class _Recursion:
         return torch.addcmul(matrix, column[:, None], row, value=sign, out=out)
 
 
-def _fit_prefixes(
+def _run(
     xs: Float[Tensor, "example dim batch"], ys: Float[Tensor, "example batch"], penalty: float
-) -> Float[Tensor, "example dim batch"]:
-    """Weights fitted to the first 0, 1, …, n−1 examples."""
+) -> tuple[list[Float[Tensor, "dim batch"]], list[Float[Tensor, " batch"]]]:
+    """Weights fitted to the first 0, 1, …, n−1 examples, and their predictions of the next y.
+
+    The recursion needs the prediction anyway, for the residual.
+    """
     recursion = _Recursion(xs, penalty, reuse_buffers=not needs_grad(xs, ys))
-    fitted = [torch.zeros_like(xs[0])]
-    for x, y in zip(xs[:-1], ys[:-1], strict=True):
-        weights = fitted[-1]
-        fitted.append(weights + recursion.gain(x) * (y - (x * weights).sum(0)))
-    return torch.stack(fitted)
+    weights, prediction = torch.zeros_like(xs[0]), torch.zeros_like(ys[0])
+    fitted, predictions = [weights], [prediction]
+    for x, y, query in zip(xs[:-1], ys[:-1], xs[1:], strict=True):
+        weights = torch.addcmul(weights, recursion.gain(x), y - prediction)
+        prediction = (query * weights).sum(0)
+        fitted.append(weights)
+        predictions.append(prediction)
+    return fitted, predictions
+
+
+class PenalizedLeastSquares(LinearPredictor):
+    """What `OrdinaryLeastSquares`, `Ridge` and `BayesPosteriorMean` share; each gives its penalty."""
+
+    @abstractmethod
+    def squared_norm_penalty(self) -> float:
+        """λ in ‖Xw − y‖² + λ‖w‖²; 0 is minimum-norm least squares."""
+
+    def weights(
+        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
+    ) -> Float[Tensor, "batch example dim"]:
+        """Fitted weights (B, n, d), as `LinearPredictor.weights` defines them."""
+        return self._answer(xs, ys, lambda xs, ys: torch.stack(_run(xs, ys, self.squared_norm_penalty())[0]))
+
+    def __call__(
+        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
+    ) -> Float[Tensor, "batch example"]:
+        """Predictions (B, n), as `Predictor` defines them."""
+        return self._answer(xs, ys, lambda xs, ys: torch.stack(_run(xs, ys, self.squared_norm_penalty())[1]))
+
+    def _answer(self, xs: Tensor, ys: Tensor, fit: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        check_prompts(xs, ys)
+        return in_chunks_batch_last(fit, xs.shape[-1] ** 2, xs, ys)
 
 
 @dataclass(frozen=True)
-class Ridge(LinearPredictor):
+class Ridge(PenalizedLeastSquares):
     """Ridge regression, (XᵀX + λI)⁻¹Xᵀy (paper, section 3), by a square-root Sherman–Morrison recursion.
 
     Any penalty ≥ 0 is met to the same accuracy; 0 gives minimum-norm least squares, the limit.
@@ -153,20 +185,13 @@ class Ridge(LinearPredictor):
     def __post_init__(self) -> None:
         check_real("penalty", self.penalty)
 
-    def weights(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example dim"]:
-        """Fitted weights (B, n, d), as `LinearPredictor.weights` defines them."""
-        check_prompts(xs, ys)
-
-        def fit(xs: Tensor, ys: Tensor) -> Tensor:
-            return _fit_prefixes(xs, ys, float(self.penalty))
-
-        return in_chunks_batch_last(fit, xs.shape[-1] ** 2, xs, ys)
+    def squared_norm_penalty(self) -> float:
+        """The penalty given."""
+        return float(self.penalty)
 
 
 @dataclass(frozen=True)
-class OrdinaryLeastSquares(LinearPredictor):
+class OrdinaryLeastSquares(PenalizedLeastSquares):
     """Least squares of minimum norm: X⁺y (paper, section 3), the limit of `Ridge` as its penalty vanishes.
 
     With fewer than d independent examples it is the shortest w that fits them; an example that repeats or
@@ -178,8 +203,6 @@ class OrdinaryLeastSquares(LinearPredictor):
     algorithm. Rows that depend on others up to a relative 1e-14 · κ(X) or so are taken to depend on them.
     """
 
-    def weights(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example dim"]:
-        """Fitted weights (B, n, d), as `LinearPredictor.weights` defines them."""
-        return Ridge(0.0).weights(xs, ys)
+    def squared_norm_penalty(self) -> float:
+        """None."""
+        return 0.0
