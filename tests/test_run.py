@@ -15,7 +15,14 @@ from nbclient import NotebookClient
 from incontext_linear.checkpoints import load_learner
 
 ROOT = Path(__file__).parents[1]
-PIPELINES = ["data_generation", "model_training", "baseline_estimation", "behavioral_comparison", "probing"]
+PIPELINES = [
+    "data_generation",
+    "model_training",
+    "baseline_estimation",
+    "behavioral_comparison",
+    "probing",
+    "construction",
+]
 
 
 def kedro(project: Path, *arguments: str) -> subprocess.CompletedProcess:
