@@ -91,10 +91,20 @@ def plot_risks(risk: pd.DataFrame, linearity: pd.DataFrame, dim: int) -> Figure:
     left.set_yscale("log")
     _prepare(left, "Squared error against the label", "examples seen, k", "mean squared error")
     _mark_dimension(left, dim)
+    left.annotate(
+        "smaller values are drawn here",
+        (1.0, floor),
+        xycoords=("axes fraction", "data"),
+        ha="right",
+        va="bottom",
+    ).set(color=MUTED, fontsize=8)
     shown = linearity[linearity["examples_seen"] > 0]
-    _curves(right, shown, "examples_seen", "predictor", looks)
-    right.set_ylim(min(0.5, shown["low"].min()), 1.01)
-    _prepare(right, "How linear the transformer is", "examples seen, k", "R² of its implicit weights")
+    unexplained = shown.assign(mean=1 - shown["mean"], low=1 - shown["high"], high=1 - shown["low"])
+    _curves(right, unexplained, "examples_seen", "predictor", looks)
+    right.set_yscale("log")
+    _prepare(
+        right, "How far from linear the transformer is", "examples seen, k", "1 − R² of its implicit weights"
+    )
     _mark_dimension(right, dim)
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
