@@ -123,7 +123,7 @@ class TrainingStep:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.low_precision)
 
     def prepare(self, prompts: Prompts) -> None:
-        """Capture the graph, where there is to be one, by steps that leave weights and optimiser unchanged."""
+        """Capture the graph, where there is to be one, by steps that leave the weights unchanged."""
         if not self.graphed:
             return
         self.optimizer.set_rates(0.0)
@@ -220,6 +220,15 @@ class TrainingRun:
                 f"training.warmup_fraction than {self.training.warmup_fraction:g}"
             )
 
+    def is_good(self) -> bool:
+        """Whether the state may be saved: no loss since the last report is bad, and all weights are finite.
+
+        Raises:
+            TrainingDivergedError: if a loss is bad.
+        """
+        self._check_losses(self._window[: self.step % self.training.log_every])
+        return all(bool(tensor.isfinite().all()) for tensor in self.training_step.weights().values())
+
     def _spd_to_ols(self) -> float:
         prompts, k = self._evaluation, reporting_prefix(self.task)
         with torch.no_grad(), self.training_step.autocast():
@@ -283,15 +292,10 @@ def train(
                 continue
             if report and on_progress:
                 on_progress(report)
-            if checkpoints and run.step % training.checkpoint_every == 0 and _is_good(run):
+            if checkpoints and run.step % training.checkpoint_every == 0 and run.is_good():
                 checkpoints.save(run.name, run.checkpoint())
     except TrainingDivergedError as error:
         good = checkpoints.paths(run.name)[-1:] if checkpoints else []
         saved = f"the last good checkpoint is {good[0]}" if good else "no checkpoint had been saved"
         raise TrainingDivergedError(f"{error}; {saved}") from None
     return run.learner()
-
-
-def _is_good(run: TrainingRun) -> bool:
-    """Whether the state may be saved: its weights are finite, so a checkpoint is always a good one."""
-    return all(bool(tensor.isfinite().all()) for tensor in run.training_step.weights().values())

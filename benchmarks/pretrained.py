@@ -1,0 +1,57 @@
+"""Train the learners that ship in data/06_models/pretrained: ``python -m benchmarks.pretrained``.
+
+The learner is trained with the parameters of conf/pretrained; the control, of the same shape, for a tenth
+of the steps on prompts that all have the one weight vector w = (1, …, 1), where there is nothing to learn
+in context. Interrupted training goes on from its checkpoint.
+"""
+
+import argparse
+import logging
+import time
+from pathlib import Path
+
+from incontext_linear.checkpoints import CheckpointStore, save_learner
+from incontext_linear.config import DistributionConfig
+from incontext_linear.distributed import read_environment
+from incontext_linear.parameters import Parameters
+from incontext_linear.progress import training_progress
+from incontext_linear.training import train
+
+PROJECT = Path(__file__).parents[1]
+CONTROL_SHARE_OF_STEPS = 0.1
+
+
+def train_and_save(
+    name: str, parameters: Parameters, store: CheckpointStore, folder: Path, num_steps: int | None
+) -> None:
+    """Train one of the two learners and write it to ``folder/<name>.safetensors``."""
+    task, training = parameters.task, parameters.training
+    if num_steps is not None:
+        training = training.model_copy(update={"num_steps": num_steps})
+    if name == "control":
+        task = task.model_copy(update={"weights": (DistributionConfig(scale=0.0, shift=1.0),)})
+        steps = max(1, round(CONTROL_SHARE_OF_STEPS * training.num_steps))
+        training = training.model_copy(update={"num_steps": steps})
+    start = time.perf_counter()
+    with training_progress(training.num_steps) as report:
+        learner = train(task, parameters.model, training, parameters.seed, parameters.device, store, report)
+    save_learner(folder / f"{name}.safetensors", learner)
+    logging.info("%s: %d steps in %.0f s", name, training.num_steps, time.perf_counter() - start)
+
+
+def main() -> None:
+    """Train both, or the one that is named."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=["learner", "control"])
+    parser.add_argument("--output", type=Path, default=PROJECT / "data/06_models/pretrained")
+    parser.add_argument("--num-steps", type=int, default=None, help="instead of training.num_steps")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    parameters, catalog = read_environment(PROJECT, "pretrained")
+    store = catalog.load("training_checkpoints")
+    for name in [arguments.only] if arguments.only else ["learner", "control"]:
+        train_and_save(name, parameters, store, arguments.output, arguments.num_steps)
+
+
+if __name__ == "__main__":
+    main()

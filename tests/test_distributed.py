@@ -1,0 +1,79 @@
+"""Two real processes, over Gloo, train as one does at the same global batch."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from incontext_linear.checkpoints import load_learner
+from incontext_linear.config import ModelConfig, TaskConfig, TrainingConfig
+from incontext_linear.training import train
+
+TASK = TaskConfig(dim=2, num_examples=6)
+MODEL = ModelConfig(num_layers=2, num_heads=2, width=16)
+TRAINING = TrainingConfig(num_steps=20, batch_size=16, learning_rate=2e-3, log_every=2)
+
+WORKER = """
+import json, sys
+from pathlib import Path
+from incontext_linear.checkpoints import save_learner
+from incontext_linear.config import ModelConfig, TaskConfig, TrainingConfig
+from incontext_linear.distributed import process_group
+from incontext_linear.training import train
+
+task, model, training = (
+    kind.model_validate(values)
+    for kind, values in zip((TaskConfig, ModelConfig, TrainingConfig), json.loads(sys.argv[1]), strict=True)
+)
+with process_group("cpu") as rank:
+    learner = train(task, model, training, 0, "cpu")
+    save_learner(Path(sys.argv[2]) / f"{rank}.safetensors", learner)
+"""
+
+
+def torchrun(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*command, *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_two_processes_give_the_losses_of_one(optimizer, tmp_path):
+    training = TRAINING.model_copy(update={"optimizer": optimizer})
+    (tmp_path / "worker.py").write_text(WORKER)
+    configs = json.dumps([config.model_dump(mode="json") for config in (TASK, MODEL, training)])
+    done = torchrun("worker.py", configs, str(tmp_path), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    alone = train(TASK, MODEL, training, 0, "cpu")
+    first, second = (load_learner(tmp_path / f"{rank}.safetensors") for rank in range(2))
+    for name, tensor in first.model.state_dict().items():
+        assert torch.equal(tensor, second.model.state_dict()[name]), name
+    for together, single in zip(first.record["history"], alone.record["history"], strict=True):
+        assert together["loss"] == pytest.approx(single["loss"], rel=1e-4)
+        assert together["spd_to_ols"] == pytest.approx(single["spd_to_ols"], rel=1e-3)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused_with_what_is_allowed(tmp_path):
+    training = TRAINING.model_copy(update={"batch_size": 15})
+    (tmp_path / "worker.py").write_text(WORKER)
+    configs = json.dumps([config.model_dump(mode="json") for config in (TASK, MODEL, training)])
+    done = torchrun("worker.py", configs, str(tmp_path), cwd=tmp_path)
+    assert done.returncode != 0
+    assert "training.batch_size=15 cannot be shared evenly by 2 processes" in done.stderr
+    assert "allowed are multiples of 2" in done.stderr
+
+
+def test_the_command_trains_an_environments_learner_and_saves_it_once(tmp_path):
+    project = Path(__file__).parents[1]
+    for name in ("conf", "pyproject.toml"):
+        (tmp_path / name).symlink_to(project / name)
+    (tmp_path / "src").mkdir()  # Kedro wants the folder; the package is the installed one
+    arguments = ("-m", "incontext_linear.distributed", "--env", "test", "--params", "training.num_steps=4")
+    done = torchrun(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    models = tmp_path / "data/test/06_models"
+    assert [path.name for path in models.rglob("*.safetensors")] == ["learner.safetensors"]
