@@ -23,7 +23,7 @@ def imported_modules(path):
 
 
 def test_the_library_is_found():
-    assert {"tasks.py", "transformer.py", "training.py", "probes.py"} <= {path.name for path in LIBRARY}
+    assert {"tasks.py", "transformer.py", "interventions.py"} <= {path.name for path in LIBRARY}
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=lambda path: str(path.relative_to(PACKAGE)))

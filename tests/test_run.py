@@ -106,7 +106,32 @@ def test_tables_hold_every_predictor_prefix_layer_target_and_kind(finished):
     assert {"ols", "ridge_1", "knn_3", "gd_1", "sgd"} <= set(spd["predictor"])
     assert (spd["low"] <= spd["mean"]).all()
     assert (spd["mean"] <= spd["high"]).all()
-    assert len(table(finished, "probe_scores")) == 3 * 2 * 2
+
+
+def test_probes_cover_every_layer_target_read_out_and_context_length(finished):
+    scores, controls = table(finished, "probe_scores"), table(finished, "control_scores")
+    num_probes = 3 * 4 * 3 * 2
+    assert len(scores) == num_probes
+    assert controls.groupby("source").size().to_dict() == dict.fromkeys(
+        ["control_learner", "random_targets", "untrained_learner"], num_probes
+    )
+    assert len(table(finished, "selectivity")) == num_probes
+    assert len(table(finished, "target_appearances")) == 4 * 3 * 2
+
+
+def test_interventions_and_progress_cover_every_layer(finished):
+    methods = table(finished, "causality").groupby(["method", "target"])["layer"].nunique()
+    assert len(methods) == 5 * 2 + 1
+    assert methods.eq(3).all()
+    steps = table(finished, "layer_progress").groupby("algorithm")["steps"].nunique().to_dict()
+    assert steps == {"gradient_descent": 3, "iterative_newton": 3, "least_squares": 1, "learner": 1}
+
+
+def test_parts_of_the_probing_pipeline_are_chosen_by_tags(finished):
+    result = kedro(finished, "run", "--env", "test", "--pipeline", "probing", "--tags", "layerwise")
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "measure_progress" in result.stdout + result.stderr
+    assert "train_probes" not in result.stdout + result.stderr
 
 
 def test_checkpoints_are_gone_once_the_learner_is_saved(finished):

@@ -27,7 +27,8 @@ def styles(names: Iterable[str]) -> dict[str, dict]:
     return chosen
 
 
-def _prepare(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
+def prepare_axes(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
+    """The look that all panels share."""
     axes.set_title(title, loc="left", fontsize=11, color=INK, fontweight="bold")
     axes.set_xlabel(xlabel, color=MUTED)
     axes.set_ylabel(ylabel, color=MUTED)
@@ -66,7 +67,7 @@ def plot_divergences(spd: pd.DataFrame, ilwd: pd.DataFrame, dim: int) -> Figure:
         _curves(axes, table[table["examples_seen"] > 0], "examples_seen", "predictor", looks)
         axes.set_yscale("log")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _prepare(axes, title, "examples seen, k", label)
+        prepare_axes(axes, title, "examples seen, k", label)
         _mark_dimension(axes, dim)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
@@ -89,7 +90,7 @@ def plot_risks(risk: pd.DataFrame, linearity: pd.DataFrame, dim: int) -> Figure:
         looks,
     )
     left.set_yscale("log")
-    _prepare(left, "Squared error against the label", "examples seen, k", "mean squared error")
+    prepare_axes(left, "Squared error against the label", "examples seen, k", "mean squared error")
     _mark_dimension(left, dim)
     left.annotate(
         "smaller values are drawn here",
@@ -102,7 +103,7 @@ def plot_risks(risk: pd.DataFrame, linearity: pd.DataFrame, dim: int) -> Figure:
     unexplained = shown.assign(mean=1 - shown["mean"], low=1 - shown["high"], high=1 - shown["low"])
     _curves(right, unexplained, "examples_seen", "predictor", looks)
     right.set_yscale("log")
-    _prepare(
+    prepare_axes(
         right, "How far from linear the transformer is", "examples seen, k", "1 − R² of its implicit weights"
     )
     _mark_dimension(right, dim)
@@ -120,25 +121,31 @@ def plot_history(history: pd.DataFrame) -> Figure:
     axes.plot(history["step"], history["loss"], color=PALETTE[0], label="training loss")
     axes.plot(history["step"], history["spd_to_ols"], color=PALETTE[1], label="SPD to OLS")
     axes.set_yscale("log")
-    _prepare(axes, "Training", "step", "mean square")
+    prepare_axes(axes, "Training", "step", "mean square")
     axes.legend(frameon=False, fontsize=9)
     return figure
 
 
 def plot_probe_scores(scores: pd.DataFrame) -> Figure:
-    """Probe error against layer: a panel a kind of read-out, a curve a target, intervals shaded."""
-    kinds = list(dict.fromkeys(scores["kind"]))
-    figure = Figure(figsize=(5.5 * len(kinds) + 1, 4.2), layout="constrained")
+    """Probe error against layer: a panel a read-out and number of examples, a curve a target."""
+    keys = ["kind", *(name for name in ("hidden_units", "examples_seen") if name in scores)]
+    panels = list(scores.groupby(keys, sort=False))
+    num_columns = min(3, len(panels))
+    num_rows = -(-len(panels) // num_columns)
+    figure = Figure(figsize=(4.6 * num_columns + 1, 4.0 * num_rows), layout="constrained")
     looks = styles(scores["target"])
-    panels = np.atleast_1d(figure.subplots(1, len(kinds), sharey=True))
-    for axes, kind in zip(panels, kinds, strict=True):
-        table = scores[scores["kind"] == kind].rename(columns={"squared_error": "mean"})
-        _curves(axes, table, "layer", "target", looks)
+    grid = figure.subplots(num_rows, num_columns, sharey=True, squeeze=False).flatten()
+    for axes, (group, rows) in zip(grid, panels, strict=False):
+        _curves(axes, rows.rename(columns={"squared_error": "mean"}), "layer", "target", looks)
         axes.set_yscale("log")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.axhline(1.0, color=MUTED, linewidth=0.9, linestyle=":")
-        _prepare(axes, f"{kind} read-out", "layer (0: embedding)", "squared error / variance")
-    panels[-1].legend(frameon=False, fontsize=9)
+        kind, units, seen = (*group, "", "")[:3]
+        title = f"{kind} {units or ''} read-out".replace("  ", " ") + (f", k = {seen}" if seen else "")
+        prepare_axes(axes, title, "layer (0: embedding)", "squared error / variance")
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    grid[0].legend(frameon=False, fontsize=9)
     return figure
 
 
@@ -148,18 +155,27 @@ def token_names(num_tokens: int) -> list[str]:
 
 
 def plot_probe_attention(attention: pd.DataFrame) -> Figure:
-    """Attention of the probes over positions: a panel a target and kind, a row a layer."""
-    panels = list(attention.groupby(["target", "kind"], sort=False))
+    """Attention of the probes: a panel a target, read-out and number of examples, a row a layer."""
+    keys = ["target", "kind", *(name for name in ("hidden_units", "examples_seen") if name in attention)]
+    panels = list(attention.groupby(keys, sort=False))
     num_tokens = attention["token"].nunique()
-    figure = Figure(figsize=(max(6.0, 0.22 * num_tokens) + 1, 2.4 * len(panels)), layout="constrained")
-    for axes, ((target, kind), rows) in zip(np.atleast_1d(figure.subplots(len(panels))), panels, strict=True):
-        grid = rows.pivot(index="layer", columns="token", values="attention")
-        image = axes.imshow(grid, aspect="auto", cmap="Blues", vmin=0, origin="lower")
-        _prepare(axes, f"{target}, {kind} read-out", "", "layer")
+    num_columns = 1 if len(panels) < 4 else 3
+    num_rows = -(-len(panels) // num_columns)
+    width = (max(6.0, 0.22 * num_tokens) + 1) * (1 if num_columns == 1 else 0.8)
+    figure = Figure(figsize=(width * num_columns, 2.4 * num_rows), layout="constrained")
+    grid = figure.subplots(num_rows, num_columns, squeeze=False).flatten()
+    for axes, (group, rows) in zip(grid, panels, strict=False):
+        values = rows.pivot(index="layer", columns="token", values="attention")
+        image = axes.imshow(values, aspect="auto", cmap="Blues", vmin=0, origin="lower")
+        target, kind, units, seen = (*group, "", "")[:4]
+        title = f"{target}, {kind} {units or ''} read-out".replace("  ", " ")
+        prepare_axes(axes, title + (f", k = {seen}" if seen else ""), "", "layer")
         axes.grid(visible=False)
-        axes.set_yticks(range(len(grid)), grid.index)
-        axes.set_xticks(range(num_tokens), token_names(num_tokens), fontsize=7, rotation=90)
+        axes.set_yticks(range(len(values)), values.index, fontsize=7)
+        axes.set_xticks(range(num_tokens), token_names(num_tokens), fontsize=6, rotation=90)
         figure.colorbar(image, ax=axes, label="attention")
+    for axes in grid[len(panels) :]:
+        axes.remove()
     return figure
 
 

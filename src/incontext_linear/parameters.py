@@ -20,6 +20,7 @@ from incontext_linear.config import (
 )
 from incontext_linear.construction.config import ConstructionConfig
 from incontext_linear.predictors import build_predictors
+from incontext_linear.probes.targets import build_targets
 
 
 class ParameterError(ValueError):
@@ -88,18 +89,7 @@ def _fields_at(path: list[str]) -> list[str]:
 def _cross_check(parameters: Parameters) -> list[str]:
     task, model, probing = parameters.task, parameters.model, parameters.probing
     comparison, generation = parameters.comparison, parameters.data_generation
-    problems = []
-    missing = [layer for layer in probing.layers or () if layer > model.num_layers]
-    if missing:
-        problems.append(
-            f"probing.layers: layers {missing} do not exist; allowed: 0 (the embedding) "
-            f"to {model.num_layers} (model.num_layers)"
-        )
-    if probing.num_examples is not None and probing.num_examples >= task.num_examples:
-        problems.append(
-            f"probing.num_examples: {probing.num_examples} examples are never all seen before a prediction; "
-            f"allowed: 1 to {task.num_examples - 1} (task.num_examples is {task.num_examples})"
-        )
+    problems = _check_probing(probing, task, model)
     if comparison.num_queries <= task.dim:
         problems.append(
             f"comparison.num_queries: {comparison.num_queries} queries cannot determine implicit weights; "
@@ -114,4 +104,31 @@ def _cross_check(parameters: Parameters) -> list[str]:
         build_predictors(parameters.baselines, task)
     except (ValueError, TypeError) as error:
         problems.append(f"baselines: {error}")
+    return problems
+
+
+def _check_probing(probing: ProbingConfig, task: TaskConfig, model: ModelConfig) -> list[str]:
+    problems = []
+    missing = [layer for layer in probing.layers or () if layer > model.num_layers]
+    if missing:
+        problems.append(
+            f"probing.layers: layers {missing} do not exist; allowed: 0 (the embedding) "
+            f"to {model.num_layers} (model.num_layers)"
+        )
+    too_long = [seen for seen in probing.context_lengths if seen is not None and seen >= task.num_examples]
+    if too_long:
+        problems.append(
+            f"probing.context_lengths: {too_long} examples are never all seen before a prediction; "
+            f"allowed: 1 to {task.num_examples - 1} (task.num_examples is {task.num_examples})"
+        )
+    absent = [name for name in probing.causal_targets if name not in probing.targets]
+    if absent:
+        problems.append(
+            f"probing.causal_targets: {absent} are not probed; allowed: those of probing.targets, "
+            f"{list(probing.targets)}"
+        )
+    try:
+        build_targets(probing.targets, probing.ridge_penalty)
+    except ValueError as error:
+        problems.append(f"probing.targets: {error}")
     return problems

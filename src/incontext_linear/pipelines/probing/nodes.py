@@ -1,84 +1,159 @@
-"""What the learner's hidden states hold, layer by layer (paper, section 5)."""
+"""What the hidden states hold, layer by layer, and whether it is used (paper, section 5, and beyond)."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from incontext_linear.checkpoints import Learner, resolve_device
-from incontext_linear.config import ProbingConfig
-from incontext_linear.divergence import bootstrap_mean
+from incontext_linear.checkpoints import Learner, check_same_shape, resolve_device
+from incontext_linear.config import DistributionConfig, ProbingConfig, TrainingConfig
 from incontext_linear.figures import plot_attention, plot_probe_attention, plot_probe_scores
-from incontext_linear.probes import TARGETS, ProbeScores, fit_probes
+from incontext_linear.figures_probing import plot_controls, plot_movements, plot_progress, plot_selectivity
+from incontext_linear.interventions import intervene, movement_table, pair_prompts
+from incontext_linear.predictors import GradientDescent, IterativeNewton, OrdinaryLeastSquares
+from incontext_linear.probes import (
+    Column,
+    LinearReadout,
+    appearance_tables,
+    build_targets,
+    collect_states,
+    fit_probes,
+    progress_tables,
+    read_predictions,
+    score_table,
+    selectivity_table,
+    split_prompts,
+    target_values,
+)
+from incontext_linear.tasks import generator
+from incontext_linear.training import train
+from incontext_linear.transformer import Transformer
+
+Tensors = dict[str, Tensor]
+History = dict[str, list[dict[str, float]]]
+
+
+def train_control_learner(
+    learner: Learner,
+    training: TrainingConfig,
+    probing: ProbingConfig,
+    seed: int,
+    device: str,
+    pretrained: Learner | None,
+) -> Learner:
+    """A learner of the same shape that never had to learn in context: its task is the one fixed w = 1.
+
+    Raises:
+        ValueError: if the pretrained control, where the catalog has one, has another shape than the learner.
+    """
+    expected = (learner.task, learner.model.config)
+    if pretrained is not None:
+        check_same_shape("the pretrained control", (pretrained.task, pretrained.model.config), expected)
+        return pretrained
+    task = learner.task.model_copy(
+        update={"weights": (DistributionConfig(scale=0.0, shift=1.0),), "pool_size": None}
+    )
+    steps = training.model_copy(update={"num_steps": probing.control_steps})
+    return train(task, learner.model.config, steps, seed, device)
 
 
 def train_probes(
-    learner: Learner,
-    prompts: dict[str, Tensor],
-    probing: ProbingConfig,
-    device: str,
-    seed: int,
+    learner: Learner, prompts: Tensors, probing: ProbingConfig, device: str, seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame, Tensors]:
+    """Fit every probe on the learner: errors on the test prompts, attention, and the linear read-outs."""
+    xs, ys = _on_device(prompts, device)
+    layers, columns = _layers(probing, learner), _columns(probing, xs, ys)
+    fit = fit_probes(
+        collect_states([_model(learner, device)], xs, ys, layers), layers, columns, probing, seed
+    )
+    return fit.error_table("learner"), fit.attention_table("learner"), _pack(fit.linear)
+
+
+def train_control_probes(
+    learner: Learner, control: Learner, prompts: Tensors, probing: ProbingConfig, device: str, seed: int
+) -> pd.DataFrame:
+    """Fit the same probes where they should find nothing of the learner's own.
+
+    On the control learner and on an untrained one, both in one pass; and on the learner itself for targets
+    that are another prompt's: of the same mean, covariance and tails, and unrelated to the hidden states.
+    """
+    xs, ys = _on_device(prompts, device)
+    layers, columns = _layers(probing, learner), _columns(probing, xs, ys)
+    untrained = Transformer(learner.task.dim, learner.task.num_examples, learner.model.config)
+    untrained.initialize(generator(seed, "untrained learner")).to(xs.device)
+    models = [_model(control, device), untrained]
+    both = fit_probes(collect_states(models, xs, ys, layers), layers * 2, columns, probing, seed)
+    order = torch.randperm(len(xs), generator=generator(seed, "random targets")).to(xs.device)
+    random = [column._replace(values=column.values[order]) for column in columns]
+    states = collect_states([_model(learner, device)], xs, ys, layers)
+    shuffled = fit_probes(states, layers, random, probing, seed)
+    first, second = both.halves()
+    named = {"control_learner": first, "untrained_learner": second, "random_targets": shuffled}
+    return pd.concat([fit.error_table(name) for name, fit in named.items()], ignore_index=True)
+
+
+def score_probes(errors: pd.DataFrame, probing: ProbingConfig, seed: int) -> pd.DataFrame:
+    """Held-out error and R² of every probe, with intervals over prompts and seeds."""
+    return score_table(errors, probing, seed)
+
+
+def measure_selectivity(
+    errors: pd.DataFrame, control_errors: pd.DataFrame, probing: ProbingConfig, seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Improvement over the best control; where each target appears; which appears before which."""
+    selectivity = selectivity_table(errors, control_errors, probing, seed)
+    return selectivity, *appearance_tables(errors, control_errors, probing, seed)
+
+
+def measure_causality(
+    learner: Learner, prompts: Tensors, readouts: Tensors, probing: ProbingConfig, device: str, seed: int
+) -> pd.DataFrame:
+    """Replace what the layers hold by a donor prompt's, and measure how far the prediction follows.
+
+    Only prompts that no probe was fitted on are used.
+    """
+    xs, ys = _on_device(prompts, device)
+    chosen = split_prompts(len(xs), probing, seed).test[: probing.causal_prompts].to(xs.device)
+    model, layers = _model(learner, device), _layers(probing, learner)
+    tables = []
+    for seen in _context_lengths(probing, xs.shape[1]):
+        pairs = pair_prompts(xs[chosen], ys[chosen], seen)
+        probes = {
+            target: {layer: _unpack(readouts, target, seen, layer, xs.device) for layer in layers}
+            for target in probing.causal_targets
+        }
+        moved = intervene(model, pairs, probes, layers, generator(seed, "random directions", seen))
+        table = movement_table(moved, probing.confidence, probing.num_resamples, seed)
+        table.insert(2, "examples_seen", seen)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def measure_progress(
+    learner: Learner, prompts: Tensors, probing: ProbingConfig, device: str, seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Fit every probe; returns the scores by layer, target and kind, and the probes' attention."""
-    where = resolve_device(device)
-    xs, ys = (prompts[name].to(where) for name in ("xs", "ys"))
-    seen, layers = _choose(probing, xs.shape[1], learner.model.config.num_layers)
-    model = learner.model.to(where)
+    """Predictions read out of every layer, beside m steps of gradient descent and of iterative Newton."""
+    xs, ys = _on_device(prompts, device)
+    layers, model = _layers(probing, learner), _model(learner, device)
+    split = split_prompts(len(xs), probing, seed)
+    read = read_predictions(collect_states([model], xs, ys, layers), ys, split)
+    step_size = probing.gradient_step_size
+    algorithms = {
+        "gradient_descent": {m: GradientDescent(step_size, m) for m in probing.gradient_steps},
+        "iterative_newton": {m: IterativeNewton(m) for m in probing.newton_steps},
+        "least_squares": {0: OrdinaryLeastSquares()},
+        "learner": {0: model},
+    }
+    test = split.test.to(xs.device)
+    seen = _context_lengths(probing, xs.shape[1])
     with torch.no_grad():
-        batches = zip(xs[:, : seen + 1].split(256), ys[:, : seen + 1].split(256), strict=True)
-        hidden = torch.cat([model.hidden_states(*batch)[layers] for batch in batches], dim=1)
-    targets = torch.stack([TARGETS[name](xs[:, :seen], ys[:, :seen]) for name in probing.targets])
-    scores, attention = [], []
-    for kind in probing.kinds:
-        fitted = fit_probes(hidden, targets, kind, probing, seed)
-        scores.append(_score_table(fitted, layers, kind, probing, seed))
-        attention.append(_attention_table(fitted, layers, kind, probing))
-    return pd.concat(scores, ignore_index=True), pd.concat(attention, ignore_index=True)
+        return progress_tables(read, algorithms, xs[test], ys[test], layers, seen, probing, seed)
 
 
-def _choose(probing: ProbingConfig, num_examples: int, num_layers: int) -> tuple[int, list[int]]:
-    """Examples seen and layers, checked against the saved prompts and learner, whatever the parameters say."""
-    seen = num_examples - 1 if probing.num_examples is None else probing.num_examples
-    if seen >= num_examples:
-        raise ValueError(
-            f"probing.num_examples={seen}, but the saved prompts have {num_examples} examples; "
-            f"allowed: 1 to {num_examples - 1}, or draw new prompts with the pipeline data_generation"
-        )
-    layers = list(range(num_layers + 1) if probing.layers is None else probing.layers)
-    if max(layers) > num_layers:
-        raise ValueError(
-            f"probing.layers={layers}, but the saved learner has {num_layers} layers; allowed: 0 to {num_layers}, "
-            "or train another learner with the pipeline model_training"
-        )
-    return seen, layers
-
-
-def _score_table(
-    fitted: ProbeScores, layers: list[int], kind: str, probing: ProbingConfig, seed: int
-) -> pd.DataFrame:
-    index = pd.MultiIndex.from_product([layers, probing.targets], names=["layer", "target"])
-    errors = fitted.squared_error.flatten(0, 1).mT.double().cpu().numpy()
-    table = bootstrap_mean(errors, probing.confidence, probing.num_resamples, seed)
-    table = table.set_axis(index).reset_index()
-    table.insert(2, "kind", kind)
-    return table.rename(columns={"mean": "squared_error"}).assign(
-        r_squared=lambda rows: 1 - rows["squared_error"]
-    )
-
-
-def _attention_table(
-    fitted: ProbeScores, layers: list[int], kind: str, probing: ProbingConfig
-) -> pd.DataFrame:
-    num_tokens = fitted.attention.shape[-1]
-    index = pd.MultiIndex.from_product(
-        [layers, probing.targets, range(num_tokens)], names=["layer", "target", "token"]
-    )
-    weights = pd.DataFrame({"attention": fitted.attention.flatten().cpu().numpy()}, index=index).reset_index()
-    weights.insert(2, "kind", kind)
-    return weights
-
-
-def average_attention(learner: Learner, prompts: dict[str, Tensor], device: str) -> dict[str, Tensor]:
+def average_attention(learner: Learner, prompts: Tensors, device: str) -> Tensors:
     """The learner's own attention weights (L, M, T, T), averaged over prompts."""
     where = resolve_device(device)
     model, num_prompts = learner.model.to(where), min(256, len(prompts["xs"]))
@@ -90,19 +165,29 @@ def average_attention(learner: Learner, prompts: dict[str, Tensor], device: str)
     return {"attention": (total / num_prompts).cpu()}
 
 
-def report_probing_metrics(scores: pd.DataFrame) -> dict[str, list[dict[str, float]]]:
+def report_probing_metrics(scores: pd.DataFrame) -> History:
     """Probe R² as metric histories whose step is the layer."""
-    return {
-        f"probe.{kind}.{target}": [
-            {"step": int(layer), "value": float(value)}
-            for layer, value in zip(rows["layer"], rows["r_squared"], strict=True)
-        ]
-        for (kind, target), rows in scores.groupby(["kind", "target"], sort=False)
-    }
+    return _histories(scores, "probe", ["kind", "hidden_units", "target", "examples_seen"], "r_squared")
+
+
+def report_selectivity_metrics(selectivity: pd.DataFrame) -> History:
+    """Selectivity as metric histories whose step is the layer."""
+    keys = ["kind", "hidden_units", "target", "examples_seen"]
+    return _histories(selectivity, "selectivity", keys, "selectivity")
+
+
+def report_causality_metrics(causality: pd.DataFrame) -> History:
+    """The fraction of the way to the donor's prediction, as metric histories whose step is the layer."""
+    return _histories(causality, "moved", ["method", "target", "examples_seen"], "fraction")
+
+
+def report_progress_metrics(nearest: pd.DataFrame) -> History:
+    """The nearest number of steps of each algorithm, as metric histories whose step is the layer."""
+    return _histories(nearest, "nearest_steps", ["algorithm", "examples_seen"], "nearest_steps")
 
 
 def draw_probe_scores(scores: pd.DataFrame) -> Figure:
-    """Probe error against layer, a curve a target and kind."""
+    """Probe error against layer, a curve a target, a panel a read-out."""
     return plot_probe_scores(scores)
 
 
@@ -111,6 +196,106 @@ def draw_probe_attention(attention: pd.DataFrame) -> Figure:
     return plot_probe_attention(attention)
 
 
-def draw_attention(attention: dict[str, Tensor]) -> Figure:
+def draw_controls(scores: pd.DataFrame, control_scores: pd.DataFrame, attention: pd.DataFrame) -> Figure:
+    """Error against layer, the controls' dashed, beside the best probe's attention (paper, Figure 4)."""
+    return plot_controls(scores, control_scores, attention)
+
+
+def draw_selectivity(selectivity: pd.DataFrame, appearances: pd.DataFrame) -> Figure:
+    """Selectivity against layer, and where each target appears."""
+    return plot_selectivity(selectivity, appearances)
+
+
+def draw_causality(causality: pd.DataFrame) -> Figure:
+    """How far each intervention moves the prediction, against layer."""
+    return plot_movements(causality)
+
+
+def draw_progress(progress: pd.DataFrame, nearest: pd.DataFrame) -> Figure:
+    """Layers beside steps of each algorithm, the nearest marked."""
+    return plot_progress(progress, nearest)
+
+
+def draw_attention(attention: Tensors) -> Figure:
     """Where the learner looks: its mean attention maps, a panel a layer and head."""
     return plot_attention(attention["attention"].numpy())
+
+
+def _on_device(prompts: Tensors, device: str) -> tuple[Tensor, Tensor]:
+    where = resolve_device(device)
+    return prompts["xs"].to(where), prompts["ys"].to(where)
+
+
+def _model(learner: Learner, device: str) -> Transformer:
+    return learner.model.to(resolve_device(device))
+
+
+def _layers(probing: ProbingConfig, learner: Learner) -> list[int]:
+    """The layers to probe, checked against the saved learner, whatever the parameters say."""
+    num_layers = learner.model.config.num_layers
+    layers = list(range(num_layers + 1) if probing.layers is None else probing.layers)
+    if max(layers) > num_layers:
+        raise ValueError(
+            f"probing.layers={layers}, but the saved learner has {num_layers} layers; "
+            f"allowed: 0 to {num_layers}, or train another learner with the pipeline model_training"
+        )
+    return layers
+
+
+def _context_lengths(probing: ProbingConfig, num_examples: int) -> list[int]:
+    """Numbers of examples seen, checked against the saved prompts, whatever the parameters say."""
+    seen = [num_examples - 1 if k is None else k for k in probing.context_lengths]
+    if max(seen) >= num_examples:
+        raise ValueError(
+            f"probing.context_lengths={seen}, but the saved prompts have {num_examples} examples; "
+            f"allowed: 1 to {num_examples - 1}, or draw new prompts with the pipeline data_generation"
+        )
+    return list(dict.fromkeys(seen))
+
+
+def _columns(probing: ProbingConfig, xs: Tensor, ys: Tensor) -> list[Column]:
+    """Every target at every number of examples."""
+    targets = build_targets(probing.targets, probing.ridge_penalty)
+    return [
+        Column(name, seen, target_values(name, target, xs[:, :seen], ys[:, :seen]))
+        for seen in _context_lengths(probing, xs.shape[1])
+        for name, target in targets.items()
+    ]
+
+
+def _pack(readouts: dict[tuple[str, int, int], LinearReadout]) -> Tensors:
+    """Read-outs as named tensors, for safetensors: ``least_squares.k11.layer2.matrix``."""
+    return {
+        f"{target}.k{seen}.layer{layer}.{part}": getattr(readout, part).cpu()
+        for (target, seen, layer), readout in readouts.items()
+        for part in ("attention", "matrix", "bias")
+    }
+
+
+def _unpack(tensors: Tensors, target: str, seen: int, layer: int, device: torch.device) -> LinearReadout:
+    """One saved read-out, for the tokens of a prompt of ``seen`` examples and a query."""
+    name = f"{target}.k{seen}.layer{layer}"
+    if f"{name}.matrix" not in tensors:
+        raise ValueError(
+            f"there is no saved probe of {target!r} after {seen} examples in layer {layer}; make it with "
+            "`kedro run --pipeline probing --tags probes`, with these parameters"
+        )
+    attention, matrix, bias = (
+        tensors[f"{name}.{part}"].to(device) for part in ("attention", "matrix", "bias")
+    )
+    return LinearReadout(attention[: 2 * seen + 1], matrix, bias)
+
+
+def _histories(table: pd.DataFrame, prefix: str, keys: Sequence[str], value: str) -> History:
+    """A metric history for each group of rows, its step the layer: ``probe.mlp_64.moment.k11``."""
+    histories = {}
+    for group, rows in table.groupby(list(keys), sort=False):
+        parts = dict(zip(keys, group, strict=True))
+        units, seen = parts.pop("hidden_units", 0), parts.pop("examples_seen")
+        words = [f"{word}_{units}" if name == "kind" and units else word for name, word in parts.items()]
+        histories[".".join([prefix, *words, f"k{seen}"])] = [
+            {"step": int(layer), "value": float(number)}
+            for layer, number in zip(rows["layer"], rows[value], strict=True)
+            if np.isfinite(number)
+        ]
+    return histories

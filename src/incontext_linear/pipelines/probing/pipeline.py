@@ -1,32 +1,53 @@
-"""Wiring: learner and probing prompts in; probe scores, attention maps and figures out."""
+"""Wiring: learner, its controls and probing prompts in; scores, selectivity, causality and progress out."""
 
 from kedro.pipeline import Pipeline, node, pipeline
 
 from incontext_linear.pipelines.probing.nodes import (
     average_attention,
     draw_attention,
+    draw_causality,
+    draw_controls,
     draw_probe_attention,
     draw_probe_scores,
+    draw_progress,
+    draw_selectivity,
+    measure_causality,
+    measure_progress,
+    measure_selectivity,
+    report_causality_metrics,
     report_probing_metrics,
+    report_progress_metrics,
+    report_selectivity_metrics,
+    score_probes,
+    train_control_learner,
+    train_control_probes,
     train_probes,
 )
 
+_STATES = ["probing_prompts", "params:probing", "params:device", "params:seed"]
+_BOOTSTRAP = ["params:probing", "params:seed"]
+
 
 def create_pipeline(**kwargs) -> Pipeline:
-    """Probe every layer, and average the learner's attention."""
+    """Probes, their controls, interventions and the layers' progress; each part has a tag of its own."""
+    parts = _probes() + _controls() + _causality() + _layerwise()
+    return pipeline(parts, tags="probing")
+
+
+def _probes() -> Pipeline:
     return pipeline(
         [
             node(
                 train_probes,
-                [
-                    "learner",
-                    "probing_prompts",
-                    "params:probing",
-                    "params:device",
-                    "params:seed",
-                ],
-                ["probe_scores", "probe_attention"],
+                ["learner", *_STATES],
+                ["probe_errors", "probe_attention", "probe_readouts"],
                 name="train_probes",
+            ),
+            node(score_probes, ["probe_errors", *_BOOTSTRAP], "probe_scores", name="score_probes"),
+            node(report_probing_metrics, "probe_scores", "probing_metrics", name="report_probing_metrics"),
+            node(draw_probe_scores, "probe_scores", "probe_score_figure", name="draw_probe_scores"),
+            node(
+                draw_probe_attention, "probe_attention", "probe_attention_figure", name="draw_probe_attention"
             ),
             node(
                 average_attention,
@@ -34,12 +55,90 @@ def create_pipeline(**kwargs) -> Pipeline:
                 "learner_attention",
                 name="average_attention",
             ),
-            node(report_probing_metrics, "probe_scores", "probing_metrics", name="report_probing_metrics"),
-            node(draw_probe_scores, "probe_scores", "probe_score_figure", name="draw_probe_scores"),
-            node(
-                draw_probe_attention, "probe_attention", "probe_attention_figure", name="draw_probe_attention"
-            ),
             node(draw_attention, "learner_attention", "learner_attention_figure", name="draw_attention"),
         ],
-        tags="probing",
+        tags="probes",
+    )
+
+
+def _controls() -> Pipeline:
+    training = ["learner", "params:training", "params:probing", "params:seed", "params:device"]
+    return pipeline(
+        [
+            node(
+                train_control_learner,
+                [*training, "pretrained_control"],
+                "control_learner",
+                name="train_control_learner",
+            ),
+            node(
+                train_control_probes,
+                ["learner", "control_learner", *_STATES],
+                "control_errors",
+                name="train_control_probes",
+            ),
+            node(score_probes, ["control_errors", *_BOOTSTRAP], "control_scores", name="score_controls"),
+            node(
+                measure_selectivity,
+                ["probe_errors", "control_errors", *_BOOTSTRAP],
+                ["selectivity", "target_appearances", "target_order"],
+                name="measure_selectivity",
+            ),
+            node(
+                report_selectivity_metrics,
+                "selectivity",
+                "selectivity_metrics",
+                name="report_selectivity_metrics",
+            ),
+            node(
+                draw_controls,
+                ["probe_scores", "control_scores", "probe_attention"],
+                "probe_control_figure",
+                name="draw_controls",
+            ),
+            node(
+                draw_selectivity,
+                ["selectivity", "target_appearances"],
+                "selectivity_figure",
+                name="draw_selectivity",
+            ),
+        ],
+        tags="controls",
+    )
+
+
+def _causality() -> Pipeline:
+    inputs = [
+        "learner",
+        "probing_prompts",
+        "probe_readouts",
+        "params:probing",
+        "params:device",
+        "params:seed",
+    ]
+    return pipeline(
+        [
+            node(measure_causality, inputs, "causality", name="measure_causality"),
+            node(report_causality_metrics, "causality", "causality_metrics", name="report_causality_metrics"),
+            node(draw_causality, "causality", "causality_figure", name="draw_causality"),
+        ],
+        tags="causality",
+    )
+
+
+def _layerwise() -> Pipeline:
+    return pipeline(
+        [
+            node(
+                measure_progress,
+                ["learner", *_STATES],
+                ["layer_progress", "nearest_steps"],
+                name="measure_progress",
+            ),
+            node(
+                report_progress_metrics, "nearest_steps", "progress_metrics", name="report_progress_metrics"
+            ),
+            node(draw_progress, ["layer_progress", "nearest_steps"], "progress_figure", name="draw_progress"),
+        ],
+        tags="layerwise",
     )

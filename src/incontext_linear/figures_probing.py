@@ -1,0 +1,169 @@
+"""The figures of the probing pipeline beyond the probes' own: controls, selectivity, causality, progress.
+
+Tables in, Matplotlib figures out, nothing computed on the way.
+"""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from incontext_linear.figures import INK, MUTED, PALETTE, prepare_axes, styles, token_names
+
+METHODS = {
+    "minimal_edit": ("minimal-norm edit", PALETTE[0], "-"),
+    "minimal_edit_random": ("random direction, its norm", PALETTE[0], (0, (1, 1.5))),
+    "pattern_edit": ("pattern edit", PALETTE[1], "-"),
+    "pattern_edit_random": ("random direction, its norm", PALETTE[1], (0, (1, 1.5))),
+    "interchange_attended": ("interchange where the probe looks", PALETTE[2], "-"),
+    "interchange_context": ("interchange of the whole context", MUTED, (0, (5, 2))),
+}
+
+
+def readout_name(kind: str, hidden_units: int) -> str:
+    """A read-out in words: ``linear``, ``mlp 64``."""
+    return f"{kind} {hidden_units}" if hidden_units else kind
+
+
+def plot_controls(scores: pd.DataFrame, controls: pd.DataFrame, attention: pd.DataFrame) -> Figure:
+    """For the longest context: error against layer, controls dashed, beside the best probe's attention.
+
+    As the paper's Figure 4. A row a target; the dashed line is, layer by layer, the best control's error
+    with the same read-out. The attention is that of the probe with the lowest error of all layers, per
+    read-out.
+    """
+    longest = scores["examples_seen"].max()
+    scores, controls, attention = (
+        table[table["examples_seen"] == longest] for table in (scores, controls, attention)
+    )
+    targets = list(dict.fromkeys(scores["target"]))
+    figure = Figure(figsize=(13, 3.1 * len(targets)), layout="constrained")
+    grid = figure.subplots(len(targets), 2, width_ratios=(2, 3), squeeze=False)
+    for (left, right), target in zip(grid, targets, strict=True):
+        _errors_and_controls(left, *(table[table["target"] == target] for table in (scores, controls)))
+        left.set_title(target, loc="left", fontsize=11, color=INK, fontweight="bold")
+        _best_attention(
+            right, *(table[table["target"] == target] for table in (scores, attention)), int(longest)
+        )
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    dashed = Line2D([], [], color=INK, linestyle="--", linewidth=1.2)
+    figure.legend(
+        [*handles, dashed], [*labels, "best control"], loc="outside lower center", ncols=6, frameon=False
+    )
+    return figure
+
+
+def _errors_and_controls(axes: Axes, scores: pd.DataFrame, controls: pd.DataFrame) -> None:
+    looks = iter(PALETTE * 3)
+    for (kind, units), rows in scores.groupby(["kind", "hidden_units"], sort=False):
+        color = next(looks)
+        axes.plot(
+            rows["layer"], rows["squared_error"], color=color, linewidth=1.8, label=readout_name(kind, units)
+        )
+        axes.fill_between(rows["layer"], rows["low"], rows["high"], color=color, alpha=0.18, linewidth=0)
+        same = controls[(controls["kind"] == kind) & (controls["hidden_units"] == units)]
+        level = same.groupby("layer")["squared_error"].min()
+        axes.plot(level.index, level, color=color, linewidth=1.2, linestyle="--")
+    prepare_axes(axes, "", "layer (0: embedding)", "squared error / variance")
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _best_attention(axes: Axes, scores: pd.DataFrame, attention: pd.DataFrame, longest: int) -> None:
+    keys = ["kind", "hidden_units", "layer"]
+    best = scores.loc[scores.groupby(["kind", "hidden_units"], sort=False)["squared_error"].idxmin(), keys]
+    rows = best.merge(attention, on=keys, how="left")
+    grid = rows["attention"].to_numpy().reshape(len(best), -1)[:, : 2 * longest + 1]
+    axes.imshow(grid, aspect="auto", cmap="Blues", vmin=0)
+    prepare_axes(axes, "attention of the best layer's probe", "", "")
+    axes.grid(visible=False)
+    labels = [f"{readout_name(kind, units)}, layer {layer}" for kind, units, layer in best.to_numpy()]
+    axes.set_yticks(range(len(best)), labels)
+    axes.set_xticks(range(grid.shape[1]), token_names(grid.shape[1]), fontsize=7, rotation=90)
+
+
+def plot_selectivity(selectivity: pd.DataFrame, appearances: pd.DataFrame) -> Figure:
+    """Selectivity against layer: a panel a read-out and context length; triangles where targets appear."""
+    panels = list(selectivity.groupby(["kind", "hidden_units", "examples_seen"], sort=False))
+    figure = Figure(figsize=(4.6 * min(len(panels), 3) + 1, 4.0 * -(-len(panels) // 3)), layout="constrained")
+    grid = figure.subplots(-(-len(panels) // 3), min(len(panels), 3), sharey=True, squeeze=False).flatten()
+    looks = styles(selectivity["target"])
+    for axes, ((kind, units, seen), rows) in zip(grid, panels, strict=False):
+        keys = {"kind": kind, "hidden_units": units, "examples_seen": seen}
+        found = appearances.loc[(appearances[list(keys)] == pd.Series(keys)).all(axis=1)]
+        for target, curve in rows.groupby("target", sort=False):
+            color = looks[target]["color"]
+            axes.plot(curve["layer"], curve["selectivity"], label=target, linewidth=1.8, **looks[target])
+            axes.fill_between(
+                curve["layer"], curve["low"], curve["high"], color=color, alpha=0.18, linewidth=0
+            )
+            layer = found.loc[found["target"] == target, "layer"].iloc[0]
+            height = curve.loc[curve["layer"] == layer, "selectivity"]
+            axes.plot([layer] * len(height), height, marker="^", color=color, markersize=9)
+        axes.axhline(0, color=MUTED, linewidth=0.9, linestyle=":")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        title = f"{readout_name(kind, units)}, k = {seen}"
+        prepare_axes(axes, title, "layer (0: embedding)", "selectivity (share of variance)")
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    grid[0].legend(frameon=False, fontsize=9)
+    return figure
+
+
+def plot_movements(causality: pd.DataFrame) -> Figure:
+    """Moved fraction and distance left against layer, a column a target; the longest context."""
+    table = causality[causality["examples_seen"] == causality["examples_seen"].max()]
+    targets = [target for target in dict.fromkeys(table["target"]) if target != "all"]
+    measures = (
+        ("fraction", "low", "high", "moved fraction", "0: unmoved · 1: the donor's answer"),
+        ("distance", "distance_low", "distance_high", "distance left", "1: unmoved · 0: the donor's answer"),
+    )
+    figure = Figure(figsize=(5.6 * len(targets) + 1, 7.4), layout="constrained")
+    grid = figure.subplots(2, len(targets), squeeze=False, sharex=True)
+    for row, (middle, low, high, name, hint) in zip(grid, measures, strict=True):
+        for axes, target in zip(row, targets, strict=True):
+            for method, (label, color, dash) in METHODS.items():
+                of_target = table["target"].isin([target, "all"]) & (table["method"] == method)
+                rows = table[of_target].sort_values("layer")
+                axes.plot(
+                    rows["layer"], rows[middle], color=color, linestyle=dash, label=label, linewidth=1.8
+                )
+                axes.fill_between(rows["layer"], rows[low], rows[high], color=color, alpha=0.18, linewidth=0)
+            axes.axhline(0, color=MUTED, linewidth=0.9, linestyle=":")
+            axes.axhline(1, color=MUTED, linewidth=0.9, linestyle=":")
+            # A random direction may throw the prediction far off; the scale stays that of the question.
+            axes.set_ylim(-0.25, 1.6)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            prepare_axes(axes, f"{target}: {name}", "layer (0: embedding)", hint)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    return figure
+
+
+def plot_progress(progress: pd.DataFrame, nearest: pd.DataFrame) -> Figure:
+    """Heat maps, layers × steps: SPD of each layer's predictions to m steps, the nearest marked."""
+    longest = progress["examples_seen"].max()
+    progress, nearest = (table[table["examples_seen"] == longest] for table in (progress, nearest))
+    names = list(dict.fromkeys(nearest["algorithm"]))
+    shown = progress[progress["algorithm"].isin(names)]
+    norm = LogNorm(max(shown["mean"].min(), 1e-6), shown["mean"].max())
+    figure = Figure(figsize=(5.2 * len(names) + 1.2, 4.6), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(names)))
+    for axes, name in zip(panels, names, strict=True):
+        grid = shown[shown["algorithm"] == name].pivot(index="layer", columns="steps", values="mean")
+        image = axes.imshow(grid, aspect="auto", origin="lower", cmap="viridis_r", norm=norm)
+        marks = nearest[nearest["algorithm"] == name]
+        columns = [grid.columns.get_loc(steps) for steps in marks["nearest_steps"]]
+        rows = [grid.index.get_loc(layer) for layer in marks["layer"]]
+        axes.plot(columns, rows, "o-", color=PALETTE[1], markeredgecolor="white", label="nearest step")
+        title = f"{name.replace('_', ' ')}, k = {longest}"
+        prepare_axes(axes, title, "steps m", "layer (0: embedding)")
+        axes.grid(visible=False)
+        axes.set_xticks(range(grid.shape[1]), grid.columns)
+        axes.set_yticks(range(len(grid)), grid.index)
+    panels[0].legend(fontsize=9, loc="upper left")
+    figure.colorbar(image, ax=panels, label="SPD / variance of the labels")
+    return figure
