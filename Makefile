@@ -38,5 +38,5 @@ viz: setup ## show the graph in kedro-viz
 mlflow: setup ## show the runs in the MLflow UI
 	$(BIN)/kedro mlflow ui
 
-bench: setup ## time the predictors and the training step side by side
-	$(BIN)/python -m benchmarks
+bench: setup ## time the predictors against the loops that people run today
+	$(BIN)/python -m benchmarks.predictors
