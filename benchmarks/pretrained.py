@@ -12,7 +12,7 @@ from pathlib import Path
 
 from incontext_linear.checkpoints import CheckpointStore, save_learner
 from incontext_linear.config import DistributionConfig
-from incontext_linear.distributed import read_environment
+from incontext_linear.distributed.__main__ import read_environment
 from incontext_linear.parameters import Parameters
 from incontext_linear.progress import training_progress
 from incontext_linear.training import train

@@ -2,7 +2,7 @@
 
 The paper's model (L = 16, H = 512, M = 4; d = 8, 40 examples) is trained for a few steps in each variant,
 in one process, on fresh prompts every step. On a machine without a GPU a small model is timed instead.
-Needs no more than PyTorch and this package; writes ``training.md`` into the folder given by ``--output``.
+Needs no more than PyTorch and this package; writes ``training_speed.md`` into the folder ``--output``.
 """
 
 import argparse
@@ -29,6 +29,8 @@ GPU_VARIANTS = (
     ("the default, batch 256", {}, 256, "cuda"),
     ("the default, batch 1024", {}, 1024, "cuda"),
     ("the default, float32 matrices", {"precision": "float32"}, 64, "cuda"),
+    ("the default, Muon", {"optimizer": "muon"}, 64, "cuda"),
+    ("the default, Muon, batch 256", {"optimizer": "muon"}, 256, "cuda"),
 )
 CPU_VARIANTS = (("eager float32 (the default)", PLAIN, 64, "cpu"), ("batch 256", PLAIN, 256, "cpu"))
 
@@ -83,49 +85,44 @@ def time_variant(
     return _median_seconds(stretch, 5) / steps
 
 
-def main() -> None:
-    """Time every variant; print the table and write it as Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("docs"))
-    parser.add_argument("--steps", type=int, default=None, help="steps a stretch")
-    output = parser.parse_args()
+def measure(steps: int | None) -> tuple[str, list[tuple]]:
+    """Time every variant; returns a line that says of what and where, and the table's rows."""
     on_gpu = torch.cuda.is_available()
     task = TaskConfig(dim=8, num_examples=40) if on_gpu else TaskConfig(dim=2, num_examples=10)
     model = ModelConfig() if on_gpu else ModelConfig(num_layers=3, num_heads=2, width=64)
-    device = "cuda" if on_gpu else "cpu"
-    peak = matrix_peak() if on_gpu else None
+    device, peak = ("cuda", matrix_peak()) if on_gpu else ("cpu", None)
     rows, first = [], None
     for name, settings, batch, source in GPU_VARIANTS if on_gpu else CPU_VARIANTS:
         torch._dynamo.reset()
         training = TrainingConfig(batch_size=batch, **settings)
-        steps = output.steps or (20 if on_gpu else 10)
-        seconds = time_variant(task, model, training, source, device, steps)
+        seconds = time_variant(task, model, training, source, device, steps or (20 if on_gpu else 10))
         first = first or seconds / batch
         share = f"{step_flops(task, model, batch) / seconds / peak:.0%}" if peak else "—"
-        rows.append(
-            (
-                name,
-                batch,
-                f"{seconds * 1e3:.2f}",
-                f"{batch / seconds:,.0f}",
-                share,
-                f"{first * batch / seconds:.1f}",
-            )
-        )
+        speed_up = f"{first * batch / seconds:.1f}"
+        rows.append((name, batch, f"{seconds * 1e3:.2f}", f"{batch / seconds:,.0f}", share, speed_up))
         print(*rows[-1], sep=" | ", flush=True)
     where = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
+    sizes = f"L={model.num_layers}, H={model.width}, d={task.dim}, {task.num_examples} examples"
+    measured = f" Measured matrix peak {peak / 1e12:.0f} TFLOP/s (bfloat16, 8192³)." if peak else ""
+    return f"Model {sizes}. {where}, torch {torch.__version__}.{measured}", rows
+
+
+def main() -> None:
+    """Print the table and write it as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("docs/results"))
+    parser.add_argument("--steps", type=int, default=None, help="steps a stretch")
+    arguments = parser.parse_args()
+    what, rows = measure(arguments.steps)
     lines = [
-        f"Model L={model.num_layers}, H={model.width}, M={model.num_heads}; d={task.dim}, "
-        f"{task.num_examples} examples. {where}, torch {torch.__version__}."
-        + (f" Measured matrix peak {peak / 1e12:.0f} TFLOP/s (bfloat16, 8192³)." if peak else ""),
+        what,
         "",
         "| variant | batch | ms a step | prompts a second | share of matrix peak | speed-up a prompt |",
         "|---|---|---|---|---|---|",
         *("| " + " | ".join(map(str, row)) + " |" for row in rows),
     ]
-    output.output.mkdir(parents=True, exist_ok=True)
-    (output.output / "training.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    (arguments.output / "training_speed.md").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,65 +4,32 @@
 
 takes the place of ``kedro run --env paper --pipeline model_training``: the parameters, the checkpoints and
 the file of the learner are those of the environment, so ``kedro run --env paper --pipelines
-baseline_estimation,behavioral_comparison,probing`` goes on from it. Every process draws its share of the same
-global batches, PyTorch's DistributedDataParallel averages the gradients, and the first process saves.
+baseline_estimation,behavioral_comparison,probing`` goes on from it. The first process saves.
 """
 
 import argparse
 import logging
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-import torch.distributed as dist
+from kedro.config import OmegaConfigLoader
+from kedro.framework.cli.utils import _split_params
+from kedro.io import DataCatalog
 
-from incontext_linear.checkpoints import resolve_device
+from incontext_linear.distributed import process_group
+from incontext_linear.parameters import Parameters, check_parameters
+from incontext_linear.progress import training_progress
+from incontext_linear.settings import CONFIG_LOADER_ARGS
 from incontext_linear.training import run_fingerprint, train
-
-if TYPE_CHECKING:
-    from kedro.io import DataCatalog
-
-    from incontext_linear.parameters import Parameters
-
-
-@contextmanager
-def process_group(device: str) -> Iterator[int]:
-    """Join the processes that ``torchrun`` started, over NCCL on GPUs and Gloo on CPUs.
-
-    Args:
-        device: ``auto``, ``cpu`` or ``cuda``, as for `training.train`.
-
-    Yields:
-        This process's rank.
-    """
-    on_gpu = resolve_device(device).type == "cuda"
-    if on_gpu:
-        # The watchdog that it turns off cannot follow an all-reduce inside a captured graph.
-        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if on_gpu else "gloo")
-    try:
-        yield dist.get_rank()
-    finally:
-        dist.destroy_process_group()
 
 
 def read_environment(
     project: Path, env: str | None, runtime_parameters: dict[str, Any] | None = None
-) -> tuple["Parameters", "DataCatalog"]:
+) -> tuple[Parameters, DataCatalog]:
     """The parameters of a Kedro environment, and its catalog's entries for the learner and checkpoints.
 
     Kedro's hooks are left out: many processes that each open MLflow's database would trip over one another.
     """
-    from kedro.config import OmegaConfigLoader
-    from kedro.io import DataCatalog
-
-    from incontext_linear.parameters import check_parameters
-    from incontext_linear.settings import CONFIG_LOADER_ARGS
-
     arguments = {**CONFIG_LOADER_ARGS, "runtime_params": runtime_parameters or {}}
     loader = OmegaConfigLoader(str(project / "conf"), env=env, **arguments)
     entries = {name: loader["catalog"][name] for name in ("learner", "training_checkpoints")}
@@ -74,8 +41,6 @@ def read_environment(
 
 def run(project: Path, env: str | None, runtime_parameters: dict[str, Any] | None = None) -> None:
     """Train with an environment's parameters; the first process saves the learner through the catalog."""
-    from incontext_linear.progress import training_progress
-
     parameters, catalog = read_environment(project, env, runtime_parameters)
     checkpoints = catalog.load("training_checkpoints")
     what = (parameters.task, parameters.model, parameters.training, parameters.seed)
@@ -88,11 +53,7 @@ def run(project: Path, env: str | None, runtime_parameters: dict[str, Any] | Non
 
 def main() -> None:
     """Read the command line; started by torchrun in every process."""
-    from kedro.framework.cli.utils import _split_params
-
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--env", help="the Kedro environment, such as paper")
     parser.add_argument("--params", default="", help="as for kedro run: training.batch_size=256,seed=1")
     arguments = parser.parse_args()
