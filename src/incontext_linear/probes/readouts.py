@@ -73,8 +73,7 @@ class ProbeSet(nn.Module):
         pooled = self.attention.flatten(1, 2) @ hidden.flatten(2)
         pooled = pooled.unflatten(1, self.scores.shape[1:3]).unflatten(-1, (batch, width))
         values = []
-        for readout, (matrices, biases) in enumerate(zip(self.matrices, self.biases, strict=True)):
-            value = pooled[:, readout]
+        for value, matrices, biases in zip(pooled.unbind(1), self.matrices, self.biases, strict=True):
             for index, (matrix, bias) in enumerate(zip(matrices, biases, strict=True)):
                 value = F.gelu(value) @ matrix + bias if index else value @ matrix + bias
             values.append(value)
