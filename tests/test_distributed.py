@@ -30,8 +30,9 @@ task, model, training = (
     for kind, values in zip((TaskConfig, ModelConfig, TrainingConfig), json.loads(sys.argv[1]), strict=True)
 )
 with process_group("cpu") as rank:
-    learner = train(task, model, training, 0, "cpu")
-    save_learner(Path(sys.argv[2]) / f"{rank}.safetensors", learner)
+    for optimizer in ("adamw", "muon"):
+        learner = train(task, model, training.model_copy(update={"optimizer": optimizer}), 0, "cpu")
+        save_learner(Path(sys.argv[2]) / f"{optimizer}_{rank}.safetensors", learner)
 """
 
 
@@ -41,15 +42,21 @@ def torchrun(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     return subprocess.run([*command, *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_two_processes_give_the_losses_of_one(optimizer, tmp_path):
-    training = TRAINING.model_copy(update={"optimizer": optimizer})
-    (tmp_path / "worker.py").write_text(WORKER)
-    configs = json.dumps([config.model_dump(mode="json") for config in (TASK, MODEL, training)])
-    done = torchrun("worker.py", configs, str(tmp_path), cwd=tmp_path)
+@pytest.fixture(scope="module")
+def trained_by_two(tmp_path_factory) -> Path:
+    """A folder with what each of two processes ended with."""
+    folder = tmp_path_factory.mktemp("two_processes")
+    (folder / "worker.py").write_text(WORKER)
+    configs = json.dumps([config.model_dump(mode="json") for config in (TASK, MODEL, TRAINING)])
+    done = torchrun("worker.py", configs, str(folder), cwd=folder)
     assert done.returncode == 0, done.stderr
-    alone = train(TASK, MODEL, training, 0, "cpu")
-    first, second = (load_learner(tmp_path / f"{rank}.safetensors") for rank in range(2))
+    return folder
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_two_processes_give_the_losses_of_one(optimizer, trained_by_two):
+    alone = train(TASK, MODEL, TRAINING.model_copy(update={"optimizer": optimizer}), 0, "cpu")
+    first, second = (load_learner(trained_by_two / f"{optimizer}_{rank}.safetensors") for rank in range(2))
     for name, tensor in first.model.state_dict().items():
         assert torch.equal(tensor, second.model.state_dict()[name]), name
     for together, single in zip(first.record["history"], alone.record["history"], strict=True):
@@ -57,14 +64,11 @@ def test_two_processes_give_the_losses_of_one(optimizer, tmp_path):
         assert together["spd_to_ols"] == pytest.approx(single["spd_to_ols"], rel=1e-3)
 
 
-def test_a_batch_that_cannot_be_shared_is_refused_with_what_is_allowed(tmp_path):
-    training = TRAINING.model_copy(update={"batch_size": 15})
-    (tmp_path / "worker.py").write_text(WORKER)
-    configs = json.dumps([config.model_dump(mode="json") for config in (TASK, MODEL, training)])
-    done = torchrun("worker.py", configs, str(tmp_path), cwd=tmp_path)
-    assert done.returncode != 0
-    assert "training.batch_size=15 cannot be shared evenly by 2 processes" in done.stderr
-    assert "allowed are multiples of 2" in done.stderr
+def test_a_batch_that_cannot_be_shared_is_refused_with_what_is_allowed(monkeypatch):
+    for name, answer in (("is_initialized", True), ("get_rank", 0), ("get_world_size", 2)):
+        monkeypatch.setattr(torch.distributed, name, lambda answer=answer: answer)
+    with pytest.raises(ValueError, match=r"batch_size=15 .* 2 processes; allowed are multiples of 2"):
+        train(TASK, MODEL, TRAINING.model_copy(update={"batch_size": 15}), 0, "cpu")
 
 
 def test_the_command_trains_an_environments_learner_and_saves_it_once(tmp_path):
