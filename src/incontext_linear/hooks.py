@@ -41,15 +41,19 @@ class ProjectChecks:
             env = f" --env {run_params['env']}" if run_params.get("env") else ""
             raise click.ClickException(
                 "Some of what this pipeline reads has not been made yet:\n"
-                + "\n".join(f"- {name}: make it with `{_maker(name, env)}`" for name in missing)
+                + "\n".join(f"- {name}: make it with `{_maker(name, catalog, env)}`" for name in missing)
             )
 
 
-def _maker(dataset: str, env: str) -> str:
-    """The command that writes a dataset. Kedro has only loaded the requested pipeline, so all are built here."""
+def _maker(name: str, catalog: DataCatalog, env: str) -> str:
+    """The command that makes a dataset: what its catalog entry says, or else the pipeline that writes it."""
+    metadata = getattr(catalog.get(name), "metadata", None) or {}
+    if "made_by" in metadata:
+        return metadata["made_by"]
+    # Kedro has only loaded the requested pipeline, so all are built here.
     for module in pkgutil.iter_modules(pipelines.__path__):
         package = importlib.import_module(f"{pipelines.__name__}.{module.name}")
-        if dataset in package.create_pipeline().all_outputs():
+        if name in package.create_pipeline().all_outputs():
             return f"kedro run{env} --pipeline {module.name}"
     return f"kedro catalog describe-datasets{env}"
 
@@ -68,7 +72,7 @@ class Tracking(MlflowHook):
     def before_pipeline_run(
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
     ) -> None:
-        """Open the run as kedro-mlflow does, then tag it with the commit, the pipeline and what was changed."""
+        """Open the run as kedro-mlflow does; tag it with commit and pipeline, name it by what was changed."""
         super().before_pipeline_run(run_params, pipeline, catalog)
         if self.run_id is not None:
             names = run_params.get("pipeline_names") or [run_params.get("pipeline_name") or "__default__"]
