@@ -49,6 +49,7 @@ def test_the_parameters_of_every_environment_are_valid(env):
             r"model: num_heads=5 does not divide width=64; allowed numbers of heads: 1, 2, 4",
         ),
         ("probing.layers", [0, 9], r"probing\.layers: layers \[9\] do not exist; allowed: 0 .* to 4"),
+        ("probing.num_prompts", 10**6, r"probing\.num_prompts: 1000000 given; allowed: at most"),
         ("probing.context_lengths", [4, 99], r"probing\.context_lengths: \[99\] .* allowed: 1 to 11"),
         (
             "probing.targets",

@@ -191,6 +191,8 @@ class ProbingConfig(Config):
 
     layers: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = None
     """Layers to probe, 0 being the embedding; None: all of them."""
+    num_prompts: PositiveInt | None = None
+    """How many of the saved probing prompts are used; None: all of them."""
     targets: Annotated[tuple[ProbeTarget, ...], Field(min_length=1)] = ("moment", "least_squares")
     ridge_penalty: PositiveFloat = 1.0
     """λ of the target ``ridge``."""

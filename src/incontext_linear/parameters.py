@@ -89,7 +89,7 @@ def _fields_at(path: list[str]) -> list[str]:
 def _cross_check(parameters: Parameters) -> list[str]:
     task, model, probing = parameters.task, parameters.model, parameters.probing
     comparison, generation = parameters.comparison, parameters.data_generation
-    problems = _check_probing(probing, task, model)
+    problems = _check_probing(probing, task, model, generation)
     if comparison.num_queries <= task.dim:
         problems.append(
             f"comparison.num_queries: {comparison.num_queries} queries cannot determine implicit weights; "
@@ -107,8 +107,15 @@ def _cross_check(parameters: Parameters) -> list[str]:
     return problems
 
 
-def _check_probing(probing: ProbingConfig, task: TaskConfig, model: ModelConfig) -> list[str]:
+def _check_probing(
+    probing: ProbingConfig, task: TaskConfig, model: ModelConfig, generation: DataGenerationConfig
+) -> list[str]:
     problems = []
+    if probing.num_prompts is not None and probing.num_prompts > generation.num_probing_prompts:
+        problems.append(
+            f"probing.num_prompts: {probing.num_prompts} given; allowed: at most "
+            f"data_generation.num_probing_prompts, which is {generation.num_probing_prompts}"
+        )
     missing = [layer for layer in probing.layers or () if layer > model.num_layers]
     if missing:
         problems.append(

@@ -60,27 +60,36 @@ def train_control_learner(
     return train(task, learner.model.config, steps, seed, device)
 
 
+def collect_hidden_states(learner: Learner, prompts: Tensors, probing: ProbingConfig, device: str) -> Tensor:
+    """The learner's residual streams (layers, tokens, prompts, width), which stay in memory."""
+    xs, ys = _prompts(prompts, probing, device)
+    return collect_states([_model(learner, device)], xs, ys, _layers(probing, learner))
+
+
 def train_probes(
-    learner: Learner, prompts: Tensors, probing: ProbingConfig, device: str, seed: int
+    hidden: Tensor, learner: Learner, prompts: Tensors, probing: ProbingConfig, device: str, seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame, Tensors]:
     """Fit every probe on the learner: errors on the test prompts, attention, and the linear read-outs."""
-    xs, ys = _on_device(prompts, device)
-    layers, columns = _layers(probing, learner), _columns(probing, xs, ys)
-    fit = fit_probes(
-        collect_states([_model(learner, device)], xs, ys, layers), layers, columns, probing, seed
-    )
+    columns = _columns(probing, *_prompts(prompts, probing, device))
+    fit = fit_probes(hidden, _layers(probing, learner), columns, probing, seed)
     return fit.error_table("learner"), fit.attention_table("learner"), _pack(fit.linear)
 
 
 def train_control_probes(
-    learner: Learner, control: Learner, prompts: Tensors, probing: ProbingConfig, device: str, seed: int
+    hidden: Tensor,
+    learner: Learner,
+    control: Learner,
+    prompts: Tensors,
+    probing: ProbingConfig,
+    device: str,
+    seed: int,
 ) -> pd.DataFrame:
     """Fit the same probes where they should find nothing of the learner's own.
 
     On the control learner and on an untrained one, both in one pass; and on the learner itself for targets
     that are another prompt's: of the same mean, covariance and tails, and unrelated to the hidden states.
     """
-    xs, ys = _on_device(prompts, device)
+    xs, ys = _prompts(prompts, probing, device)
     layers, columns = _layers(probing, learner), _columns(probing, xs, ys)
     untrained = Transformer(learner.task.dim, learner.task.num_examples, learner.model.config)
     untrained.initialize(generator(seed, "untrained learner")).to(xs.device)
@@ -88,8 +97,7 @@ def train_control_probes(
     both = fit_probes(collect_states(models, xs, ys, layers), layers * 2, columns, probing, seed)
     order = torch.randperm(len(xs), generator=generator(seed, "random targets")).to(xs.device)
     random = [column._replace(values=column.values[order]) for column in columns]
-    states = collect_states([_model(learner, device)], xs, ys, layers)
-    shuffled = fit_probes(states, layers, random, probing, seed)
+    shuffled = fit_probes(hidden, layers, random, probing, seed)
     first, second = both.halves()
     named = {"control_learner": first, "untrained_learner": second, "random_targets": shuffled}
     return pd.concat([fit.error_table(name) for name, fit in named.items()], ignore_index=True)
@@ -115,7 +123,7 @@ def measure_causality(
 
     Only prompts that no probe was fitted on are used.
     """
-    xs, ys = _on_device(prompts, device)
+    xs, ys = _prompts(prompts, probing, device)
     chosen = split_prompts(len(xs), probing, seed).test[: probing.causal_prompts].to(xs.device)
     model, layers = _model(learner, device), _layers(probing, learner)
     tables = []
@@ -133,22 +141,21 @@ def measure_causality(
 
 
 def measure_progress(
-    learner: Learner, prompts: Tensors, probing: ProbingConfig, device: str, seed: int
+    hidden: Tensor, learner: Learner, prompts: Tensors, probing: ProbingConfig, device: str, seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Predictions read out of every layer, beside m steps of gradient descent and of iterative Newton."""
-    xs, ys = _on_device(prompts, device)
-    layers, model = _layers(probing, learner), _model(learner, device)
+    xs, ys = _prompts(prompts, probing, device)
     split = split_prompts(len(xs), probing, seed)
-    read = read_predictions(collect_states([model], xs, ys, layers), ys, split)
+    read = read_predictions(hidden, ys, split)
     step_size = probing.gradient_step_size
     algorithms = {
         "gradient_descent": {m: GradientDescent(step_size, m) for m in probing.gradient_steps},
         "iterative_newton": {m: IterativeNewton(m) for m in probing.newton_steps},
         "least_squares": {0: OrdinaryLeastSquares()},
-        "learner": {0: model},
+        "learner": {0: _model(learner, device)},
     }
     test = split.test.to(xs.device)
-    seen = _context_lengths(probing, xs.shape[1])
+    layers, seen = _layers(probing, learner), _context_lengths(probing, xs.shape[1])
     with torch.no_grad():
         return progress_tables(read, algorithms, xs[test], ys[test], layers, seen, probing, seed)
 
@@ -221,9 +228,11 @@ def draw_attention(attention: Tensors) -> Figure:
     return plot_attention(attention["attention"].numpy())
 
 
-def _on_device(prompts: Tensors, device: str) -> tuple[Tensor, Tensor]:
+def _prompts(prompts: Tensors, probing: ProbingConfig, device: str) -> tuple[Tensor, Tensor]:
+    """xs and ys of the prompts that are used, on the device."""
     where = resolve_device(device)
-    return prompts["xs"].to(where), prompts["ys"].to(where)
+    xs, ys = (prompts[name][: probing.num_prompts].to(where) for name in ("xs", "ys"))
+    return xs, ys
 
 
 def _model(learner: Learner, device: str) -> Transformer:

@@ -4,6 +4,7 @@ from kedro.pipeline import Pipeline, node, pipeline
 
 from incontext_linear.pipelines.probing.nodes import (
     average_attention,
+    collect_hidden_states,
     draw_attention,
     draw_causality,
     draw_controls,
@@ -30,7 +31,14 @@ _BOOTSTRAP = ["params:probing", "params:seed"]
 
 def create_pipeline(**kwargs) -> Pipeline:
     """Probes, their controls, interventions and the layers' progress; each part has a tag of its own."""
-    parts = _probes() + _controls() + _causality() + _layerwise()
+    states = node(
+        collect_hidden_states,
+        ["learner", "probing_prompts", "params:probing", "params:device"],
+        "hidden_states",
+        name="collect_hidden_states",
+        tags=["probes", "controls", "layerwise"],
+    )
+    parts = pipeline([states]) + _probes() + _controls() + _causality() + _layerwise()
     return pipeline(parts, tags="probing")
 
 
@@ -39,7 +47,7 @@ def _probes() -> Pipeline:
         [
             node(
                 train_probes,
-                ["learner", *_STATES],
+                ["hidden_states", "learner", *_STATES],
                 ["probe_errors", "probe_attention", "probe_readouts"],
                 name="train_probes",
             ),
@@ -73,7 +81,7 @@ def _controls() -> Pipeline:
             ),
             node(
                 train_control_probes,
-                ["learner", "control_learner", *_STATES],
+                ["hidden_states", "learner", "control_learner", *_STATES],
                 "control_errors",
                 name="train_control_probes",
             ),
@@ -131,7 +139,7 @@ def _layerwise() -> Pipeline:
         [
             node(
                 measure_progress,
-                ["learner", *_STATES],
+                ["hidden_states", "learner", *_STATES],
                 ["layer_progress", "nearest_steps"],
                 name="measure_progress",
             ),
