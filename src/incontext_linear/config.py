@@ -97,7 +97,7 @@ class TaskConfig(Config):
 
     @property
     def prior_std(self) -> float:
-        """Root mean square of a coordinate of w: the τ of the Bayes predictor when w is normal and centred."""
+        """Root mean square of a coordinate of w: the Bayes predictor's τ if w is normal and centred."""
         moments = [
             c.scale**2 + c.shift**2 if c.kind == "normal" else c.scale**2 / 12 + (c.scale / 2 + c.shift) ** 2
             for c in self.weights

@@ -40,6 +40,12 @@ def prepare_axes(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
         spine.set_color(GRID)
 
 
+def legend_beside(figure: Figure, axes: Axes) -> None:
+    """One legend for the whole figure, right of its panels, made of what one panel shows."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
+
+
 def _curves(axes: Axes, table: pd.DataFrame, x: str, by: str, looks: dict[str, dict]) -> None:
     for name, rows in table.groupby(by, sort=False):
         look = looks[str(name)]
@@ -69,8 +75,7 @@ def plot_divergences(spd: pd.DataFrame, ilwd: pd.DataFrame, dim: int) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         prepare_axes(axes, title, "examples seen, k", label)
         _mark_dimension(axes, dim)
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
+    legend_beside(figure, axes)
     return figure
 
 
@@ -109,8 +114,7 @@ def plot_risks(risk: pd.DataFrame, linearity: pd.DataFrame, dim: int) -> Figure:
     _mark_dimension(right, dim)
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
+    legend_beside(figure, left)
     return figure
 
 

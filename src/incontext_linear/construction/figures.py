@@ -15,7 +15,7 @@ from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from incontext_linear.figures import GRID, INK, MUTED, styles
+from incontext_linear.figures import GRID, INK, MUTED, legend_beside, prepare_axes, styles
 
 AXIS_LABELS = {
     "saturation": "attention saturation (lead of the score)",
@@ -40,8 +40,8 @@ def plot_sizes(sizes: pd.DataFrame) -> Figure:
             axes.set_yscale("log", base=2)
         for ticks in (axes.xaxis, axes.yaxis):
             ticks.set_major_formatter("{x:.0f}")
-        _prepare(axes, label[0].upper() + label[1:], "dimension d", label)
-    _legend(figure, axes)
+        prepare_axes(axes, label[0].upper() + label[1:], "dimension d", label)
+    legend_beside(figure, axes)
     return figure
 
 
@@ -60,8 +60,8 @@ def plot_errors(errors: pd.DataFrame) -> Figure:
             for target, what in ((1e-6, "single steps: 1e-6"), (1e-4, "whole prompts: 1e-4")):
                 axes.axhline(target, color=MUTED, linewidth=0.9, linestyle=":")
                 axes.annotate(what, (1, target), xytext=(0, 3), textcoords="offset points", color=MUTED)
-        _prepare(axes, dtype, "dimension d", "relative error")
-    _legend(figure, axes)
+        prepare_axes(axes, dtype, "dimension d", "relative error")
+    legend_beside(figure, axes)
     return figure
 
 
@@ -83,8 +83,8 @@ def plot_constants(constants: pd.DataFrame) -> Figure:
             axes.annotate(
                 f"chosen: {chosen:g}", (chosen, 1e-11), xytext=(4, 6), textcoords="offset points", color=INK
             )
-            _prepare(axes, dtype, label, "relative error")
-    _legend(figure, axes)
+            prepare_axes(axes, dtype, label, "relative error")
+    legend_beside(figure, axes)
     return figure
 
 
@@ -149,23 +149,6 @@ def _curves(axes: Axes, table: pd.DataFrame, x: str, y: str) -> None:
             alpha=0.85,
             **looks[name],
         )
-
-
-def _prepare(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11, color=INK, fontweight="bold")
-    axes.set_xlabel(xlabel, color=MUTED)
-    axes.set_ylabel(ylabel, color=MUTED)
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=MUTED, labelsize=9)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(GRID)
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
 
 
 def main() -> None:
