@@ -35,15 +35,13 @@ class Config(BaseModel):
         return flatten(self.model_dump(mode="json"), prefix)
 
 
-def flatten(tree: Any, prefix: str) -> dict[str, Any]:
-    """Flatten nested dictionaries: ``{"a": {"b": 1}}`` with prefix ``p`` gives ``{"p.a.b": 1}``."""
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {
-        key: value
-        for name, branch in tree.items()
-        for key, value in flatten(branch, f"{prefix}.{name}").items()
-    }
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one with dotted names: ``{"a": {"b": 1}}`` with prefix ``p`` is ``{"p.a.b": 1}``."""
+    flat = {}
+    for key, value in tree.items():
+        name = f"{prefix}.{key}" if prefix else key
+        flat |= flatten(value, name) if isinstance(value, dict) else {name: value}
+    return flat
 
 
 class DistributionConfig(Config):

@@ -76,7 +76,7 @@ class Tracking(MlflowHook):
         super().before_pipeline_run(run_params, pipeline, catalog)
         if self.run_id is not None:
             names = run_params.get("pipeline_names") or [run_params.get("pipeline_name") or "__default__"]
-            changed = _flat(run_params.get("extra_params") or run_params.get("runtime_params") or {})
+            changed = flatten(run_params.get("extra_params") or run_params.get("runtime_params") or {})
             settings = [f"{name}={value}" for name, value in changed.items()]
             mlflow.set_tags(
                 {
@@ -85,13 +85,6 @@ class Tracking(MlflowHook):
                     "git_commit": _git_commit(Path(run_params["project_path"])),
                 }
             )
-
-
-def _flat(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Nested ``--params`` as dotted names."""
-    return {
-        name: value for key, branch in parameters.items() for name, value in flatten(branch, key).items()
-    }
 
 
 def _git_commit(project: Path) -> str:
