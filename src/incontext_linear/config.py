@@ -36,7 +36,7 @@ class Config(BaseModel):
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one with dotted names: ``{"a": {"b": 1}}`` with prefix ``p`` is ``{"p.a.b": 1}``."""
+    """Nested dictionaries as one, with dotted names: ``{"a": {"b": 1}}``, prefix ``p``: ``{"p.a.b": 1}``."""
     flat = {}
     for key, value in tree.items():
         name = f"{prefix}.{key}" if prefix else key
