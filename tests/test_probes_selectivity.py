@@ -1,9 +1,17 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from incontext_linear.config import ProbingConfig
-from incontext_linear.probes import appearance_tables, score_table, selectivity_table
+from incontext_linear.probes import (
+    Column,
+    appearance_tables,
+    overlap_table,
+    score_table,
+    selectivity_table,
+    split_prompts,
+)
 from incontext_linear.probes.fitting import PROBE_KEYS
 from incontext_linear.probes.intervals import bootstrap_ratio, crossed_means, interval
 
@@ -67,6 +75,24 @@ def test_a_target_no_better_than_its_controls_appears_nowhere():
         "least_squares": False,
     }
     assert np.isnan(order.iloc[0]["difference"])
+
+
+def test_overlap_is_what_one_target_gives_away_of_another():
+    rng = torch.Generator().manual_seed(0)
+    known, noise = torch.randn(2, 800, 2, generator=rng)
+    columns = [
+        Column("whole", 5, known),
+        Column("half", 5, known + noise),
+        Column("same", 5, 3 * known),
+        Column("other", 4, noise),
+    ]
+    table = overlap_table(columns, split_prompts(800, CONFIG, 0), CONFIG, seed=0)
+    errors = table.set_index(["target", "given"])["squared_error"]
+    assert errors["half", "whole"] == pytest.approx(0.5, abs=0.08)
+    assert errors["whole", "half"] == pytest.approx(0.5, abs=0.08)
+    assert errors["same", "whole"] == pytest.approx(0, abs=1e-12)
+    assert len(errors) == 6
+    assert (table["low"] <= table["squared_error"]).all()
 
 
 def test_intervals_cover_the_true_mean_as_often_as_they_say():

@@ -117,6 +117,7 @@ def test_probes_cover_every_layer_target_read_out_and_context_length(finished):
     )
     assert len(table(finished, "selectivity")) == num_probes
     assert len(table(finished, "target_appearances")) == 4 * 3 * 2
+    assert len(table(finished, "target_overlap")) == 4 * 3 * 2
 
 
 def test_interventions_and_progress_cover_every_layer(finished):

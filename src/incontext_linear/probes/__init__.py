@@ -12,7 +12,12 @@ intervals    bootstrap over prompts and seeds
 from incontext_linear.probes.fitting import Column, ProbeFit, Split, fit_probes, split_prompts
 from incontext_linear.probes.layerwise import progress_tables, read_predictions
 from incontext_linear.probes.readouts import LinearReadout, ProbeSet
-from incontext_linear.probes.selectivity import appearance_tables, score_table, selectivity_table
+from incontext_linear.probes.selectivity import (
+    appearance_tables,
+    overlap_table,
+    score_table,
+    selectivity_table,
+)
 from incontext_linear.probes.states import collect_states
 from incontext_linear.probes.targets import Target, build_targets, target_values
 
@@ -27,6 +32,7 @@ __all__ = [
     "build_targets",
     "collect_states",
     "fit_probes",
+    "overlap_table",
     "progress_tables",
     "read_predictions",
     "score_table",

@@ -8,12 +8,17 @@ held against controls, and what counts is the error that the controls leave and 
 a share of the target's variance. Layer, read-out and test prompts are the same on both sides.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from incontext_linear.config import ProbingConfig
-from incontext_linear.probes.fitting import PROBE_KEYS
+from incontext_linear.divergence import bootstrap_mean
+from incontext_linear.probes.fitting import PROBE_KEYS, Column, Split
 from incontext_linear.probes.intervals import crossed_means, interval
 
 GROUP = ["target", "kind", "hidden_units", "examples_seen"]
@@ -88,6 +93,47 @@ def appearance_tables(
         row = [*group, layers[group][0], *bounds, point[columns][largest]]
         found.append(dict(zip([*GROUP, "layer", "low", "high", "largest_selectivity"], row, strict=True)))
     return pd.DataFrame(found), _order_table(layers, config)
+
+
+def overlap_table(columns: Sequence[Column], split: Split, config: ProbingConfig, seed: int) -> pd.DataFrame:
+    """What each target gives away of every other: the error of a linear regression from one to the other.
+
+    Targets of the same examples are correlated. A layer that holds one of them perfectly, and nothing else,
+    lets a probe read another down to this error: only below it is there evidence of the other target itself.
+
+    Args:
+        columns: the targets' values.
+        split: prompts to fit on and to test on.
+        config: confidence and number of resamples.
+        seed: of the bootstrap.
+
+    Returns:
+        ``target``, ``given``, ``examples_seen``, ``squared_error`` (a share of the target's variance),
+        ``low``, ``high``.
+    """
+    rows, errors = [], []
+    for target, seen, values in columns:
+        for given, also, known in columns:
+            if target == given or seen != also:
+                continue
+            rows.append({"target": target, "given": given, "examples_seen": seen})
+            errors.append(_regression_errors(known.double(), values.double(), split))
+    if not rows:
+        return pd.DataFrame(columns=["target", "given", "examples_seen", "squared_error", "low", "high"])
+    means = bootstrap_mean(
+        torch.stack(errors, 1).cpu().numpy(), config.confidence, config.num_resamples, seed
+    )
+    return pd.concat((pd.DataFrame(rows), means.rename(columns={"mean": "squared_error"})), axis=1)
+
+
+def _regression_errors(
+    known: Float[Tensor, "batch known"], values: Float[Tensor, "batch size"], split: Split
+) -> Float[Tensor, " test"]:
+    train, test = (part.to(values.device) for part in (split.train, split.test))
+    known, values = known - known[train].mean(0), values - values[train].mean(0)
+    weights = torch.linalg.pinv(known[train]) @ values[train]
+    missed = (known[test] @ weights - values[test]).square().sum(-1)
+    return missed / values[train].square().sum(-1).mean()
 
 
 def _first_half(

@@ -21,6 +21,7 @@ from incontext_linear.probes import (
     build_targets,
     collect_states,
     fit_probes,
+    overlap_table,
     progress_tables,
     read_predictions,
     score_table,
@@ -114,6 +115,13 @@ def measure_selectivity(
     """Improvement over the best control; where each target appears; which appears before which."""
     selectivity = selectivity_table(errors, control_errors, probing, seed)
     return selectivity, *appearance_tables(errors, control_errors, probing, seed)
+
+
+def measure_overlap(prompts: Tensors, probing: ProbingConfig, device: str, seed: int) -> pd.DataFrame:
+    """How well each target can be told from each other one, without any learner."""
+    xs, ys = _prompts(prompts, probing, device)
+    columns = _columns(probing, xs, ys)
+    return overlap_table(columns, split_prompts(len(xs), probing, seed), probing, seed)
 
 
 def measure_causality(

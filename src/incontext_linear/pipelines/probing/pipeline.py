@@ -13,6 +13,7 @@ from incontext_linear.pipelines.probing.nodes import (
     draw_progress,
     draw_selectivity,
     measure_causality,
+    measure_overlap,
     measure_progress,
     measure_selectivity,
     report_causality_metrics,
@@ -92,6 +93,7 @@ def _controls() -> Pipeline:
                 ["selectivity", "target_appearances", "target_order"],
                 name="measure_selectivity",
             ),
+            node(measure_overlap, _STATES, "target_overlap", name="measure_overlap"),
             node(
                 report_selectivity_metrics,
                 "selectivity",
