@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from incontext_linear.config import ModelConfig, TaskConfig, flatten
+from incontext_linear.config import ModelConfig, TaskConfig, TrainingConfig, flatten
 
 
 def test_configs_are_frozen():
@@ -31,7 +31,9 @@ def test_mixture_strings_parse_to_components():
     assert kinds == [("normal", 2.0, 0.5), ("uniform", 2.0, -1.0), ("normal", 1.0, 0.0)]
 
 
-@pytest.mark.parametrize("text", ["gauss*1+0", "normal*-1+0", "normal*x", "", "normal**2"])
+@pytest.mark.parametrize(
+    "text", ["gauss*1+0", "normal*-1+0", "normal*x", "", "normal**2", "nor mal", "normal*1+2+3"]
+)
 def test_unreadable_distributions_are_refused(text):
     with pytest.raises(ValidationError):
         TaskConfig(inputs=text)
@@ -50,3 +52,27 @@ def test_fields_flatten_to_dotted_names():
 def test_a_config_survives_its_own_json():
     task = TaskConfig(weights="normal*2+1,uniform", noise_std=0.5)
     assert TaskConfig.model_validate(task.model_dump(mode="json")) == task
+
+
+@pytest.mark.parametrize(
+    ("text", "scale", "shift"),
+    [
+        ("normal*1e-3+-2.5E+1", 1e-3, -25.0),
+        ("normal+1e+2", 1.0, 100.0),
+        (" uniform * .5 + 1. ", 0.5, 1.0),
+        ("normal*1e+2", 100.0, 0.0),
+    ],
+)
+def test_numbers_in_distributions_may_be_written_as_usual(text, scale, shift):
+    (component,) = TaskConfig(inputs=text).inputs
+    assert (component.scale, component.shift) == (scale, shift)
+
+
+@pytest.mark.parametrize("field", ["dim", "noise_std", "pool_size"])
+def test_booleans_are_no_numbers(field):
+    with pytest.raises(ValidationError, match="not a boolean; given True"):
+        TaskConfig(**{field: True})
+
+
+def test_booleans_are_taken_where_they_are_meant():
+    assert TrainingConfig(compile=False).compile is False

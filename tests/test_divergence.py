@@ -90,3 +90,18 @@ def test_a_curve_has_one_row_a_prefix():
     table = curve(torch.ones(5, 4), {"predictor": "ols"}, 0.95, 10, 0)
     assert list(table.columns) == ["predictor", "examples_seen", "mean", "low", "high"]
     assert table["examples_seen"].tolist() == [0, 1, 2, 3]
+
+
+def test_an_algorithm_that_diverged_has_a_huge_mean_and_no_missing_interval():
+    values = np.ones((20, 2))
+    values[3, 1] = np.inf
+    table = bootstrap_mean(values, 0.95, 50, 0)
+    assert table["mean"][0] == 1
+    assert table["mean"][1] > 1e290
+    assert table.notna().all(axis=None)
+
+
+def test_a_column_with_few_values_still_has_an_interval():
+    values = np.full((6, 1), np.nan)
+    values[:2, 0] = (1.0, 2.0)
+    assert bootstrap_mean(values, 0.95, 200, 0).notna().all(axis=None)

@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import pandas as pd
 
@@ -62,3 +64,10 @@ def test_attention_maps_have_a_panel_a_layer_and_head():
 
 def test_tokens_are_named_in_prompt_order():
     assert figures.token_names(5) == ["x1", "y1", "x2", "y2", "x3"]
+
+
+def test_what_diverged_is_left_out_and_the_rest_is_drawn():
+    wild = curves("gd").assign(mean=1e300, low=1e299, high=float("inf"))
+    figure = figures.plot_divergences(*2 * [pd.concat([curves("ols"), wild])], dim=2)
+    figure.savefig(io.BytesIO())
+    assert figure.axes[0].get_ylim()[1] < 1e3

@@ -66,6 +66,19 @@ def test_the_parameters_of_every_environment_are_valid(env):
         ("comparison.num_queries", 2, r"comparison\.num_queries: 2 .* more than task\.dim"),
         ("comparison.num_weight_prompts", 10**6, r"comparison\.num_weight_prompts: 1000000 given; allowed"),
         ("task.weights", "gauss*2", r"task\.weights: cannot read the distribution 'gauss\*2'"),
+        (
+            "baselines.transformer",
+            {"type": "Averaging"},
+            r"baselines\.transformer: this name is the learner's own",
+        ),
+        (
+            "baselines.λ",
+            {"type": "Averaging"},
+            r"baselines\.λ: MLflow cannot take this name; allowed: letters",
+        ),
+        ("baselines", {}, r"baselines: none given"),
+        ("task.dim", True, r"task\.dim: a number or a name is meant here, not a boolean; given True"),
+        ("training.compile", "maybe", r"training\.compile: .*'auto'; given 'maybe'"),
         ("baselines.mine", {"type": "Rigde"}, r"baselines.*Rigde.*Ridge"),
         ("baselines.mine", {"type": "Ridge", "penalti": 1}, r"baselines.*penalti.*penalty"),
         ("baselines.mine", {"type": "Ridge", "penalty": -1}, r"baselines.*penalty.*-1"),
@@ -85,3 +98,9 @@ def test_all_problems_are_reported_at_once(base):
 def test_a_missing_branch_is_named(base):
     with pytest.raises(ParameterError, match="model: this parameter is missing"):
         check_parameters({name: branch for name, branch in base.items() if name != "model"})
+
+
+def test_one_bad_item_is_one_line(base):
+    with pytest.raises(ParameterError) as error:
+        check_parameters(changed(base, "probing.targets", ["moment", "weights"]))
+    assert len(str(error.value).splitlines()) == 1

@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import mlflow
@@ -68,6 +70,12 @@ def runs(finished):
     return mlflow.search_runs(search_all_experiments=True)
 
 
+def statuses(project: Path) -> list[str]:
+    client = mlflow.MlflowClient(f"sqlite:///{project}/mlflow.db")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return [run.info.status for run in client.search_runs(experiments)]
+
+
 def table(project: Path, name: str) -> pd.DataFrame:
     return pd.read_parquet(project / "data/test/08_reporting" / f"{name}.parquet")
 
@@ -77,6 +85,15 @@ def test_one_run_of_kedro_is_one_run_of_mlflow(runs):
     assert runs.loc[0, "status"] == "FINISHED"
     assert runs.loc[0, "tags.pipeline"] == "__default__"
     assert runs.loc[0, "tags.git_commit"]
+
+
+def test_a_run_that_fails_is_failed_in_mlflow(tmp_path):
+    project = copy_project(tmp_path)
+    settings = "training.learning_rate=100000,training.gradient_clip=100000,training.optimizer=adamw"
+    result = kedro(project, "run", "--env", "test", "--pipeline", "model_training", "--params", settings)
+    assert result.returncode != 0
+    assert "training diverged at step" in " ".join((result.stdout + result.stderr).split())
+    assert statuses(project) == ["FAILED"]
 
 
 def test_every_parameter_is_a_column_of_its_own(runs):
@@ -198,3 +215,32 @@ def test_notebooks_run_on_a_finished_run(finished, path, monkeypatch):
         notebook, timeout=180, kernel_name="python3", resources={"metadata": {"path": str(finished)}}
     ).execute()
     assert any(cell.get("outputs") for cell in notebook.cells if cell.cell_type == "code")
+
+
+def test_a_learner_of_another_shape_than_the_parameters_is_refused(finished):
+    before = snapshot(finished)
+    result = kedro(finished, "run", "--env", "test", "--pipeline", "probing", "--params", "model.width=32")
+    assert result.returncode != 0
+    says = result.stderr + result.stdout
+    assert "width=16" in says
+    assert "width=32" in says
+    assert snapshot(finished) == before
+
+
+def test_an_interrupted_run_is_killed_in_mlflow_and_leaves_a_checkpoint_to_go_on_from(tmp_path):
+    project = copy_project(tmp_path)
+    settings = "training.num_steps=100000,training.checkpoint_every=5"
+    command = [sys.executable, "-m", "kedro", "run", "--env", "test", "--pipeline", "model_training"]
+    process = subprocess.Popen(
+        [*command, "--params", settings], cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    checkpoints = project / "data/test/06_models/checkpoints"
+    deadline = time.monotonic() + 120
+    while not list(checkpoints.rglob("step_*.safetensors")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=60)
+    assert statuses(project) == ["KILLED"]
+    assert list(checkpoints.rglob("step_*.safetensors"))

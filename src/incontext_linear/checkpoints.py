@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -44,6 +45,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], description: dict[str,
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:  # a full disk, say: name the file that could not be written
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -108,13 +111,17 @@ def load_learner(path: Path, expected: tuple[TaskConfig, ModelConfig] | None = N
         ValueError: if the learner has another shape; both shapes are named.
     """
     tensors, description = read_tensors(path)
-    task = TaskConfig.model_validate(description["task"])
-    config = ModelConfig.model_validate(description["model"])
+    try:
+        task = TaskConfig.model_validate(description["task"])
+        config = ModelConfig.model_validate(description["model"])
+        model = Transformer(task.dim, task.num_examples, config)
+        model.load_state_dict(tensors)
+        learner = Learner(model.eval(), task, description["record"])
+    except (KeyError, ValidationError, RuntimeError) as error:
+        raise UnreadableFileError(f"{path} holds no learner that this version can read: {error}") from error
     if expected is not None:
         check_same_shape(f"the learner in {path}", (task, config), expected)
-    model = Transformer(task.dim, task.num_examples, config)
-    model.load_state_dict(tensors)
-    return Learner(model.eval(), task, description["record"])
+    return learner
 
 
 def check_same_shape(
@@ -166,7 +173,7 @@ class CheckpointStore:
         path = self.directory / run / f"step_{checkpoint.step:09d}.safetensors"
         write_tensors(path, checkpoint.tensors, {**checkpoint.description, "step": checkpoint.step})
         for old in self.paths(run)[: -self.keep]:
-            old.unlink()
+            old.unlink(missing_ok=True)
         return path
 
     def latest(self, run: str) -> Checkpoint | None:
@@ -174,6 +181,8 @@ class CheckpointStore:
         for path in reversed(self.paths(run)):
             try:
                 tensors, description = read_tensors(path)
+            except FileNotFoundError:  # another process with the same parameters has moved on
+                continue
             except UnreadableFileError as error:
                 logger.warning("Passing over a damaged checkpoint: %s", error)
                 continue
@@ -182,9 +191,9 @@ class CheckpointStore:
 
     def discard(self, run: str) -> None:
         """Remove a run's checkpoints: its learner has been saved."""
-        for path in self.paths(run):
-            path.unlink()
         folder = self.directory / run
+        for path in (*self.paths(run), *folder.glob(".step_*.tmp")):  # and what a killed write left
+            path.unlink(missing_ok=True)
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
 

@@ -5,7 +5,7 @@ parameter is an error instead of a silent default.
 """
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -17,6 +17,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 
@@ -26,9 +27,19 @@ OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
 class Config(BaseModel):
-    """Base of all parameter classes: frozen, strict about keys and types."""
+    """Base of all parameter classes: frozen, strict about keys, and about booleans for numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _booleans_are_no_numbers(cls, value: Any, info) -> Any:
+        """Refuse true and false where a number is meant; pydantic would take them for 1 and 0."""
+        takes_booleans = bool in get_args(cls.model_fields[info.field_name].annotation)
+        given = value if isinstance(value, list | tuple) else [value]
+        if not takes_booleans and any(isinstance(item, bool) for item in given):
+            raise ValueError(f"a number or a name is meant here, not a boolean; given {value!r}")
+        return value
 
     def flat(self, prefix: str) -> dict[str, Any]:
         """All fields as ``{"prefix.field": value}``, nested fields joined by dots."""
@@ -52,7 +63,10 @@ class DistributionConfig(Config):
     shift: float = 0.0
 
 
-_COMPONENT = re.compile(r"^(?P<kind>normal|uniform)(\*(?P<scale>[0-9.eE+-]+?))?(\+(?P<shift>-?[0-9.eE-]+))?$")
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_COMPONENT = re.compile(
+    rf"^\s*(?P<kind>normal|uniform)\s*(\*\s*(?P<scale>{_NUMBER})\s*)?(\+\s*(?P<shift>{_NUMBER})\s*)?$"
+)
 
 
 def _parse_mixture(value: Any) -> Any:
@@ -61,7 +75,7 @@ def _parse_mixture(value: Any) -> Any:
         return value
     components = []
     for text in value.split(","):
-        match = _COMPONENT.match(text.replace(" ", ""))
+        match = _COMPONENT.match(text)
         if match is None:
             raise ValueError(
                 f"cannot read the distribution {text.strip()!r}; allowed are 'normal*SCALE+SHIFT', "

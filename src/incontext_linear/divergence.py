@@ -5,6 +5,7 @@ compare learners through their predictions alone, so a transformer and a textboo
 alike. Means over prompts come with bootstrap confidence intervals.
 """
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -117,8 +118,9 @@ def bootstrap_mean(
 ) -> pd.DataFrame:
     """Mean of each column with a percentile bootstrap interval over samples (prompts, or seeds).
 
-    NaN values are left out of a column; a column without values gives NaN. Whole rows are resampled,
-    so the columns of one resample belong together.
+    NaN values are left out of a column; a column without values gives NaN. Infinite values, of an
+    algorithm that diverged, count as 1e300. Whole rows are resampled, so the columns of one resample
+    belong together.
 
     Args:
         values: (samples, columns).
@@ -131,14 +133,15 @@ def bootstrap_mean(
     """
     rng = np.random.default_rng(seed)
     num_samples = len(values)
-    present = np.isfinite(values)
-    filled = np.where(present, values, 0.0)
+    present = ~np.isnan(values)
+    filled = np.nan_to_num(values, nan=0.0, posinf=1e300, neginf=-1e300)
     counts = rng.multinomial(num_samples, np.full(num_samples, 1 / num_samples), size=num_resamples)
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)  # a column without values
         resampled = (counts @ filled) / (counts @ present.astype(float))
         mean = filled.sum(0) / present.sum(0)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail], axis=0)
+        tail = (1 - confidence) / 2
+        low, high = np.nanquantile(resampled, [tail, 1 - tail], axis=0)
     return pd.DataFrame({"mean": mean, "low": low, "high": high})
 
 

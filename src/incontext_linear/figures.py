@@ -15,6 +15,7 @@ INK, MUTED, GRID = "#1f2430", "#6b7280", "#e5e7eb"
 LEARNER_COLOR = "#111827"
 # Okabe and Ito's palette: distinguishable with the common forms of colour blindness.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7b61c9")
+LARGEST_DRAWN = 1e12
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)))
 
 
@@ -47,7 +48,9 @@ def legend_beside(figure: Figure, axes: Axes) -> None:
 
 
 def _curves(axes: Axes, table: pd.DataFrame, x: str, by: str, looks: dict[str, dict]) -> None:
-    for name, rows in table.groupby(by, sort=False):
+    # What diverged leaves the picture instead of squeezing the rest of it to a line.
+    shown = table.assign(**table[["mean", "low", "high"]].where(lambda values: values.abs() < LARGEST_DRAWN))
+    for name, rows in shown.groupby(by, sort=False):
         look = looks[str(name)]
         axes.plot(rows[x], rows["mean"], label=str(name), linewidth=1.8, **look)
         axes.fill_between(rows[x], rows["low"], rows["high"], color=look["color"], alpha=0.18, linewidth=0)

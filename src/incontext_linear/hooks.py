@@ -1,5 +1,6 @@
 """Kedro hooks: checks before anything is touched, and what MLflow is told about a run."""
 
+import atexit
 import importlib
 import pkgutil
 import subprocess
@@ -15,6 +16,7 @@ from kedro.pipeline import Pipeline
 from kedro_mlflow.framework.hooks.mlflow_hook import MlflowHook
 
 from incontext_linear import pipelines
+from incontext_linear.checkpoints import check_same_shape
 from incontext_linear.config import Config, flatten
 from incontext_linear.parameters import ParameterError, check_parameters
 
@@ -26,7 +28,7 @@ class ProjectChecks:
     def after_context_created(self, context: KedroContext) -> None:
         """Check every parameter, also those of pipelines that will not run."""
         try:
-            check_parameters(context.config_loader["parameters"])
+            self._parameters = check_parameters(context.config_loader["parameters"])
         except ParameterError as error:
             raise click.ClickException(f"The parameters are not valid:\n{error}") from None
 
@@ -34,7 +36,24 @@ class ProjectChecks:
     def before_pipeline_run(
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
     ) -> None:
-        """Check that what the pipeline reads has been made; else name the command that makes it."""
+        """Check that what the pipeline reads has been made, by a run with these parameters."""
+        self._check_inputs_exist(run_params, pipeline, catalog)
+        if "learner" in pipeline.inputs():
+            self._check_learner(catalog)
+
+    def _check_learner(self, catalog: DataCatalog) -> None:
+        """A saved learner of another shape than the parameters say is from another run: stop."""
+        learner, expected = catalog.load("learner"), (self._parameters.task, self._parameters.model)
+        try:
+            check_same_shape("the saved learner", (learner.task, learner.model.config), expected)
+        except ValueError as error:
+            raise click.ClickException(
+                f"{error}; train one of that shape with the pipeline model_training"
+            ) from None
+
+    def _check_inputs_exist(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
+    ) -> None:
         needed = sorted(name for name in pipeline.inputs() if not name.startswith(("params:", "parameters")))
         missing = [name for name in needed if not catalog.exists(name)]
         if missing:
@@ -59,32 +78,62 @@ def _maker(name: str, catalog: DataCatalog, env: str) -> str:
 
 
 class Tracking(MlflowHook):
-    """kedro-mlflow's hook; a typed parameter is logged field by field, so that the UI can compare fields."""
+    """kedro-mlflow's hook; typed parameters are logged field by field, so that the UI can compare fields."""
 
     def _log_param(self, name: str, value: Any) -> None:
-        if not isinstance(value, Config | dict):
-            super()._log_param(name, value)
-            return
-        fields = value.flat(name) if isinstance(value, Config) else flatten(value, name)
-        mlflow.log_params(fields)
+        """Nothing is left to log when a node runs: `before_pipeline_run` has logged all, once."""
 
     @hook_impl
     def before_pipeline_run(
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
     ) -> None:
-        """Open the run as kedro-mlflow does; tag it with commit and pipeline, name it by what was changed."""
+        """Open the run as kedro-mlflow does, name and tag it, and log every parameter that it depends on."""
         super().before_pipeline_run(run_params, pipeline, catalog)
-        if self.run_id is not None:
-            names = run_params.get("pipeline_names") or [run_params.get("pipeline_name") or "__default__"]
-            changed = flatten(run_params.get("extra_params") or run_params.get("runtime_params") or {})
-            settings = [f"{name}={value}" for name, value in changed.items()]
-            mlflow.set_tags(
-                {
-                    "mlflow.runName": " ".join(["+".join(names), *settings]),
-                    "pipeline": "+".join(names),
-                    "git_commit": _git_commit(Path(run_params["project_path"])),
-                }
-            )
+        if self.run_id is None:
+            return
+        # MLflow ends what an interrupted process leaves open as FINISHED; this handler comes before its own.
+        atexit.register(_end_as_killed)
+        names = sorted(run_params.get("pipeline_names") or [run_params.get("pipeline_name") or "__default__"])
+        changed = flatten(run_params.get("extra_params") or run_params.get("runtime_params") or {})
+        settings = [f"{name}={value}" for name, value in changed.items()]
+        mlflow.set_tags(
+            {
+                "mlflow.runName": " ".join(["+".join(names), *settings]),
+                "pipeline": "+".join(names),
+                "git_commit": _git_commit(Path(run_params["project_path"])),
+            }
+        )
+        for name in sorted(name for name in pipeline.inputs() if name.startswith("params:")):
+            mlflow.log_params(_fields(name.removeprefix("params:"), catalog.load(name)))
+
+    @hook_impl
+    def after_pipeline_run(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
+    ) -> None:
+        """End the run as kedro-mlflow does: it was not interrupted."""
+        super().after_pipeline_run(run_params, pipeline, catalog)
+        atexit.unregister(_end_as_killed)
+
+    @hook_impl
+    def on_pipeline_error(
+        self, error: Exception, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
+    ) -> None:
+        """End the run as kedro-mlflow does: it failed, and was not interrupted."""
+        super().on_pipeline_error(error, run_params, pipeline, catalog)
+        atexit.unregister(_end_as_killed)
+
+
+def _fields(name: str, value: Any) -> dict[str, Any]:
+    """A parameter's fields by dotted name; a plain value is its only field."""
+    if isinstance(value, Config):
+        return value.flat(name)
+    return flatten(value, name) if isinstance(value, dict) else {name: value}
+
+
+def _end_as_killed() -> None:
+    """End what is still open when the process ends: a run that was interrupted."""
+    while mlflow.active_run():  # kedro-mlflow opens the same run once more in each node
+        mlflow.end_run("KILLED")
 
 
 def _git_commit(project: Path) -> str:

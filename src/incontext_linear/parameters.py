@@ -4,6 +4,7 @@
 the parameter by its dotted name, what was given, and what is allowed.
 """
 
+import re
 from typing import Any
 
 from pydantic import BaseModel, NonNegativeInt, ValidationError
@@ -21,6 +22,9 @@ from incontext_linear.config import (
 from incontext_linear.construction.config import ConstructionConfig
 from incontext_linear.predictors import build_predictors
 from incontext_linear.probes.targets import build_targets
+
+LEARNER = "transformer"
+"""What tables, figures and metrics call the learner."""
 
 
 class ParameterError(ValueError):
@@ -51,16 +55,43 @@ def check_parameters(raw: dict[str, Any]) -> Parameters:
     try:
         parameters = Parameters.model_validate(raw)
     except ValidationError as error:
-        raise ParameterError("\n".join(_explain(problem) for problem in error.errors())) from None
+        raise ParameterError("\n".join(_explain(problem) for problem in _own_errors(error))) from None
     problems = _cross_check(parameters)
     if problems:
         raise ParameterError("\n".join(problems))
     return parameters
 
 
+def _check_names(baselines: dict[str, Any]) -> list[str]:
+    """Names of baselines become names of curves and of MLflow's metrics."""
+    if not baselines:
+        return ["baselines: none given; allowed: at least one"]
+    problems = []
+    if LEARNER in baselines:
+        problems.append(f"baselines.{LEARNER}: this name is the learner's own; allowed: any other")
+    return problems + [
+        f"baselines.{name}: MLflow cannot take this name; allowed: letters, digits and _ - . / and spaces"
+        for name in baselines
+        if not re.fullmatch(r"[A-Za-z0-9_\-./ ]+", name)
+    ]
+
+
+def _own_errors(error: ValidationError) -> list[dict[str, Any]]:
+    """Pydantic's errors, without those that only repeat that something below them is wrong."""
+    errors = error.errors()
+    paths = [problem["loc"] for problem in errors]
+    return [
+        problem
+        for problem in errors
+        if problem["type"] != "too_short"
+        or not any(len(p) > len(problem["loc"]) and p[: len(problem["loc"])] == problem["loc"] for p in paths)
+    ]
+
+
 def _explain(problem: dict[str, Any]) -> str:
     """One line for one of pydantic's errors."""
-    path = [str(part) for part in problem["loc"]]
+    # Of a union ("bool or 'auto'") pydantic names the member it tried, which is no part of the name.
+    path = [str(part) for part in problem["loc"] if part != "bool" and not str(part).startswith("literal[")]
     name, given = ".".join(path), problem["input"]
     if problem["type"] == "extra_forbidden":
         allowed = ", ".join(_fields_at(path[:-1]))
@@ -100,6 +131,7 @@ def _cross_check(parameters: Parameters) -> list[str]:
             f"comparison.num_weight_prompts: {comparison.num_weight_prompts} given; allowed: at most "
             f"data_generation.num_evaluation_prompts, which is {generation.num_evaluation_prompts}"
         )
+    problems += _check_names(parameters.baselines)
     try:
         build_predictors(parameters.baselines, task)
     except (ValueError, TypeError) as error:

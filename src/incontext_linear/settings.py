@@ -7,9 +7,8 @@ import warnings
 # faster where other programs want the cores too. Must be set before PyTorch loads OpenMP.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# Noise from the libraries about themselves, nothing that a user of this project can mend.
+# Noise of one library about another, nothing that a user of this project can mend.
 warnings.filterwarnings("ignore", message="(?s).*register_new_resolver")
-warnings.filterwarnings("ignore", message="(?s).*Add type hints to the `predict` method")
 
 from incontext_linear.hooks import ProjectChecks, Tracking  # noqa: E402
 

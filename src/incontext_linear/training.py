@@ -209,7 +209,7 @@ class TrainingRun:
         return report
 
     def _check_losses(self, losses: Tensor) -> None:
-        limit = EXPLOSION_FACTOR * self._evaluation.ys.square().mean().clamp_min(1e-12)
+        limit = EXPLOSION_FACTOR * self._evaluation.ys.square().mean().clamp_min(1.0)
         bad = (~(losses <= limit)).nonzero()
         if len(bad):
             step = self.step - len(losses) + bad[0].item()

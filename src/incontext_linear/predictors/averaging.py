@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from incontext_linear.predictors.base import LinearPredictor
-from incontext_linear.predictors.batching import check_prompts, in_chunks, sums_before
+from incontext_linear.predictors.batching import check_prompts, in_chunks, moments_before
 
 
 @dataclass(frozen=True)
@@ -31,4 +31,4 @@ class Averaging(LinearPredictor):
         self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
     ) -> Float[Tensor, "batch example dim"]:
         examples_seen = torch.arange(xs.shape[1], dtype=xs.dtype, device=xs.device).clamp(min=1)
-        return sums_before(xs * ys.unsqueeze(-1)) / examples_seen.unsqueeze(-1)
+        return moments_before(xs, ys) / examples_seen.unsqueeze(-1)

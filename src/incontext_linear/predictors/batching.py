@@ -117,6 +117,22 @@ def _transpose(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "columns 
     return matrix.T.contiguous()
 
 
-def sums_before(terms: Float[Tensor, "batch example ..."]) -> Float[Tensor, "batch example ..."]:
-    """Running sums along the examples that leave out the current one: entry k sums the first k terms."""
-    return torch.cat((torch.zeros_like(terms[:, :1]), terms[:, :-1].cumsum(1)), dim=1)
+def sums_before(terms: Float[Tensor, "batch seen ..."]) -> Float[Tensor, "batch example ..."]:
+    """Sums of the first 0, 1, …, n−1 terms (B, n, …), of the n−1 terms that a prediction may have seen.
+
+    The last example has no term: its label may be anything, also for the gradient.
+    """
+    nothing = terms.new_zeros(terms.shape[0], 1, *terms.shape[2:])
+    return torch.cat((nothing, terms.cumsum(1)), dim=1)
+
+
+def moments_before(
+    xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
+) -> Float[Tensor, "batch example dim"]:
+    """Xᵀy of every prefix (B, n, d)."""
+    return sums_before(xs[:, :-1] * ys[:, :-1].unsqueeze(-1))
+
+
+def grams_before(xs: Float[Tensor, "batch example dim"]) -> Float[Tensor, "batch example dim dim"]:
+    """XᵀX of every prefix (B, n, d, d)."""
+    return sums_before(xs[:, :-1].unsqueeze(-1) * xs[:, :-1].unsqueeze(-2))

@@ -7,7 +7,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from incontext_linear.predictors.base import LinearPredictor
-from incontext_linear.predictors.batching import check_prompts, in_chunks, in_chunks_batch_last, sums_before
+from incontext_linear.predictors.batching import (
+    check_prompts,
+    grams_before,
+    in_chunks,
+    in_chunks_batch_last,
+    moments_before,
+)
 from incontext_linear.predictors.validation import Number, check_integer, check_real
 
 
@@ -50,10 +56,10 @@ class GradientDescent(LinearPredictor):
         if self.num_steps == 0:
             return torch.zeros_like(xs)
         rate = 2 * self.step_size
-        first_step = rate * sums_before(xs * ys.unsqueeze(-1))
+        first_step = rate * moments_before(xs, ys)
         if self.num_steps == 1:
             return first_step
-        gram = sums_before(xs.unsqueeze(-1) * xs.unsqueeze(-2))  # XᵀX of every prefix (B, n, d, d)
+        gram = grams_before(xs)
         weights = first_step
         for _ in range(self.num_steps - 1):
             slope = (gram @ weights.unsqueeze(-1)).squeeze(-1)

@@ -116,9 +116,10 @@ class _Nearest:
     def show(self, distance: Tensor, y: Tensor) -> "_Nearest":
         """Insert one example into every query's list: the further of two moves on to the next place."""
         distances, ys = [], []
-        y = y.expand_as(distance)
+        new, y = distance, y.expand_as(distance)
         for held_distance, held_y in zip(self.squared_distances, self.ys, strict=True):
-            nearer = (distance < held_distance).to(distance.dtype)
+            # Asked of the new example, also once an earlier one moves on: of equals the earlier stays.
+            nearer = (new < held_distance).to(distance.dtype)
             distances.append(torch.lerp(held_distance, distance, nearer))
             ys.append(torch.lerp(held_y, y, nearer))
             if len(ys) < len(self.ys):

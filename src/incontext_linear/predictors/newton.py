@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from incontext_linear.predictors.base import LinearPredictor
-from incontext_linear.predictors.batching import check_prompts, in_chunks, sums_before
+from incontext_linear.predictors.batching import check_prompts, grams_before, in_chunks, moments_before
 from incontext_linear.predictors.validation import check_integer
 
 # Rounding in the null space of XᵀX doubles with every step. Up to this many steps it stays below 1e-9.
@@ -48,7 +48,7 @@ class IterativeNewton(LinearPredictor):
     def _fit(
         self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
     ) -> Float[Tensor, "batch example dim"]:
-        gram = sums_before(xs.unsqueeze(-1) * xs.unsqueeze(-2))
+        gram = grams_before(xs)
         size = (gram * gram).sum((-2, -1), keepdim=True)
         inverse = gram / torch.where(size > 0, size, 1)
         active = torch.ones_like(size, dtype=torch.bool)
@@ -59,7 +59,7 @@ class IterativeNewton(LinearPredictor):
             else:
                 inverse = torch.where(active, inverse + change, inverse)
                 active = active & ~_has_converged(inverse, change)
-        moment = sums_before(xs * ys.unsqueeze(-1))
+        moment = moments_before(xs, ys)
         return (inverse @ moment.unsqueeze(-1)).squeeze(-1)
 
 

@@ -16,9 +16,8 @@ from incontext_linear.divergence import (
     squared_prediction_difference,
 )
 from incontext_linear.figures import plot_divergences, plot_risks
+from incontext_linear.parameters import LEARNER
 from incontext_linear.tables import predictions_by_name, tidy_predictions
-
-LEARNER = "transformer"
 
 
 def predict_with_learner(learner: Learner, prompts: dict[str, Tensor], device: str) -> pd.DataFrame:
@@ -68,6 +67,9 @@ def measure_ilwd(
     seed: int,
 ) -> pd.DataFrame:
     """ILWD(learner, baseline) against examples seen, with intervals over prompts."""
+    missing = [name for name in baselines if name not in baseline_weights]
+    if missing:
+        raise ValueError(f"baselines {missing} have no saved weights; run baseline_estimation again")
     settings = (comparison.confidence, comparison.num_resamples, seed)
     return pd.concat(
         [
