@@ -1,9 +1,16 @@
-"""Kedro datasets that no library has: learners that carry their configuration, and training checkpoints."""
+"""Kedro datasets that no library has: learners that carry their configuration, training checkpoints, and
+tables and tensors that take the place of the old ones only once they are written whole.
+"""
 
+import os
 from pathlib import Path
 from typing import Any
 
-from kedro.io import AbstractDataset
+import pandas as pd
+from kedro.io import AbstractDataset, DatasetError
+from kedro_datasets.pandas import ParquetDataset
+from kedro_datasets_experimental.safetensors import SafetensorsDataset
+from torch import Tensor
 
 from incontext_linear.checkpoints import CheckpointStore, Learner, load_learner, save_learner
 
@@ -21,9 +28,11 @@ class LearnerDataset(AbstractDataset[Learner, Learner]):
         self.metadata = metadata
 
     def load(self) -> Learner:
+        """The learner, as `load_learner` reads it."""
         return load_learner(self._filepath)
 
     def save(self, data: Learner) -> None:
+        """Write the learner, as `save_learner` does."""
         save_learner(self._filepath, data)
 
     def _exists(self) -> bool:
@@ -33,7 +42,7 @@ class LearnerDataset(AbstractDataset[Learner, Learner]):
         return {"filepath": str(self._filepath)}
 
 
-class CheckpointsDataset(AbstractDataset[None, CheckpointStore]):
+class CheckpointsDataset(AbstractDataset[Any, CheckpointStore]):
     """Gives a node the store of training checkpoints; nothing is ever saved through it as a whole.
 
     Args:
@@ -47,10 +56,16 @@ class CheckpointsDataset(AbstractDataset[None, CheckpointStore]):
         self.metadata = metadata
 
     def load(self) -> CheckpointStore:
+        """The store itself: a node reads and writes checkpoints through it."""
         return self._store
 
-    def save(self, data: None) -> None:
-        raise NotImplementedError("training writes its checkpoints itself, through the store")
+    def save(self, data: Any) -> None:
+        """Refuse.
+
+        Raises:
+            DatasetError: always.
+        """
+        raise DatasetError("checkpoints are written by training itself, through the store")
 
     def _exists(self) -> bool:
         # An empty store is a valid one: training then starts from the beginning.
@@ -58,3 +73,31 @@ class CheckpointsDataset(AbstractDataset[None, CheckpointStore]):
 
     def _describe(self) -> dict[str, Any]:
         return {"path": str(self._store.directory), "keep": self._store.keep}
+
+
+class AtomicParquetDataset(ParquetDataset):
+    """A local Parquet table; a write that fails half-way leaves the old one as it was."""
+
+    def save(self, data: pd.DataFrame) -> None:
+        """Write to a file beside the target, which then takes its place."""
+        _write_then_replace(data, Path(self._filepath), ParquetDataset)
+
+
+class AtomicSafetensorsDataset(SafetensorsDataset):
+    """Local tensors by name, for PyTorch; a write that fails half-way leaves the old file as it was."""
+
+    def __init__(self, filepath: str, metadata: dict[str, Any] | None = None):
+        super().__init__(filepath=filepath, backend="torch", metadata=metadata)
+
+    def save(self, data: dict[str, Tensor]) -> None:
+        """Write to a file beside the target, which then takes its place."""
+        _write_then_replace(data, Path(self._filepath), SafetensorsDataset, backend="torch")
+
+
+def _write_then_replace(data: Any, target: Path, writer: type[AbstractDataset], **arguments: Any) -> None:
+    partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        writer(filepath=str(partial), **arguments).save(data)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)

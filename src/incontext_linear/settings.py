@@ -12,7 +12,7 @@ warnings.filterwarnings("ignore", message="(?s).*register_new_resolver")
 
 from incontext_linear.hooks import ProjectChecks, Tracking  # noqa: E402
 
-# Tracking is kedro-mlflow's own hook with one method changed, so the plugin must not register its own.
+# Tracking stands in for kedro-mlflow's own hook, so the plugin must not register that one too.
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro_mlflow",)
 HOOKS = (ProjectChecks(), Tracking())
 CONFIG_LOADER_ARGS = {
