@@ -15,6 +15,7 @@ from incontext_linear.config import (
     DataGenerationConfig,
     Device,
     ModelConfig,
+    PhaseDiagramConfig,
     ProbingConfig,
     TaskConfig,
     TrainingConfig,
@@ -44,6 +45,7 @@ class Parameters(Config):
     comparison: ComparisonConfig
     probing: ProbingConfig
     construction: ConstructionConfig
+    phase_diagram: PhaseDiagramConfig
 
 
 def check_parameters(raw: dict[str, Any]) -> Parameters:
