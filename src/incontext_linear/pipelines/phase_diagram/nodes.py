@@ -1,0 +1,132 @@
+"""Which algorithm a finished sweep's learners are nearest to, along one of its axes (paper, section 4)."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from incontext_linear.config import PhaseDiagramConfig
+from incontext_linear.figures_phase_diagram import plot_axis_divergences, plot_heat_map, plot_nearest
+from incontext_linear.phase_diagram import (
+    MEAN,
+    Differences,
+    Resamples,
+    divergence_table,
+    heat_map_table,
+    nearest_table,
+    resample_sweep,
+    signed_differences,
+    transition_table,
+)
+from incontext_linear.phase_variants import PhaseDiagramError, list_variants, missing_cells, ridge_penalties
+
+LOG = logging.getLogger(__name__)
+Partitions = dict[str, Callable[[], Any]]
+History = dict[str, list[dict[str, float]]]
+
+
+def select_variants(
+    variants: Partitions, learner: Partitions, baselines: Partitions, phase_diagram: PhaseDiagramConfig
+) -> pd.DataFrame:
+    """Every variant along the axis, used or not; what is missing is logged by name.
+
+    Raises:
+        PhaseDiagramError: if no variant can be used, or as `list_variants`.
+    """
+    records = {folder: load() for folder, load in variants.items()}
+    table = list_variants(records, learner.keys() & baselines.keys(), phase_diagram.axis, phase_diagram.where)
+    for line in missing_cells(table):
+        LOG.warning("Sweep %s: %s", phase_diagram.sweep, line)
+    if not table["used"].any():
+        reasons = "\n".join(f"- {row.folder}: {row.reason}" for row in table.itertuples())
+        raise PhaseDiagramError(
+            f"No variant of the sweep {phase_diagram.sweep!r} can be used:\n{reasons}\n"
+            f"Make them with `kedro sweep run {phase_diagram.sweep}`."
+        )
+    return table
+
+
+def resample_divergences(
+    selected: pd.DataFrame,
+    learner: Partitions,
+    baselines: Partitions,
+    phase_diagram: PhaseDiagramConfig,
+    seed: int,
+) -> Resamples:
+    """SPD means of all values, k and predictors in every resample; one variant is read at a time."""
+
+    def read(folder: str) -> Differences:
+        return signed_differences(learner[folder](), baselines[folder]())
+
+    config, used = phase_diagram, selected[selected["used"]]
+    return resample_sweep(used, read, config.examples_seen, config.points, config.num_resamples, seed)
+
+
+def measure_divergences(resamples: Resamples, phase_diagram: PhaseDiagramConfig) -> pd.DataFrame:
+    """SPD to each predictor against the axis, with intervals over seeds and prompts."""
+    return divergence_table(resamples, phase_diagram.confidence)
+
+
+def find_nearest(resamples: Resamples, phase_diagram: PhaseDiagramConfig) -> pd.DataFrame:
+    """The nearest predictor at every axis value and k, with the runner-up's margin."""
+    return nearest_table(resamples, phase_diagram.confidence)
+
+
+def measure_heat_map(
+    resamples: Resamples, variants: Partitions, selected: pd.DataFrame, phase_diagram: PhaseDiagramConfig
+) -> pd.DataFrame:
+    """Learner × predictor; for a noise axis learner × ridge(λ), with the diagonal λ = σ²/τ²."""
+    parameters = [variants[folder]()["parameters"] for folder in selected.loc[selected["used"], "folder"]]
+    return heat_map_table(resamples, ridge_penalties(parameters), phase_diagram.confidence)
+
+
+def find_transitions(resamples: Resamples, phase_diagram: PhaseDiagramConfig) -> pd.DataFrame:
+    """Where along the axis the nearest predictor changes, with intervals."""
+    return transition_table(resamples, phase_diagram.confidence)
+
+
+def report_phase_metrics(
+    divergences: pd.DataFrame, nearest: pd.DataFrame, heat_map: pd.DataFrame, transitions: pd.DataFrame
+) -> History:
+    """Means over k as metric histories along the axis, for MLflow; where the nearest algorithm changes.
+
+    The step is the axis value where all are whole numbers, and its position in the sweep otherwise.
+    """
+    values = sorted(set(divergences["axis_value"]))
+    whole = all(float(value).is_integer() for value in values)
+    steps = {value: int(value) if whole else position for position, value in enumerate(values)}
+
+    def history(rows: pd.DataFrame, column: str) -> list[dict[str, float]]:
+        pairs = zip(rows["axis_value"], rows[column], strict=True)
+        return [{"step": steps[at], "value": float(value)} for at, value in pairs if pd.notna(value)]
+
+    mean, best, grid, changes = (
+        table[table["scope"] == MEAN] for table in (divergences, nearest, heat_map, transitions)
+    )
+    metrics = {f"phase.spd.{name}": history(rows, "mean") for name, rows in mean.groupby("predictor")}
+    metrics |= {f"phase.{name}": history(best, name) for name in ("margin", "certainty")}
+    metrics["phase.diagonal_share"] = history(grid[grid["diagonal"]], "share")
+    for pair, rows in changes.groupby(["before", "after"]):
+        metrics[f"phase.transition.{pair[0]}_to_{pair[1]}"] = [
+            {"step": step, "value": float(place)} for step, place in enumerate(rows["location"])
+        ]
+    return {name: values for name, values in metrics.items() if values}
+
+
+def draw_divergences_along_axis(
+    divergences: pd.DataFrame, nearest: pd.DataFrame, transitions: pd.DataFrame
+) -> Figure:
+    """SPD to each predictor against the axis; where the nearest changes."""
+    return plot_axis_divergences(divergences, nearest, transitions)
+
+
+def draw_nearest(nearest: pd.DataFrame, divergences: pd.DataFrame) -> Figure:
+    """The map of nearest predictors, coloured as in the other figures."""
+    return plot_nearest(nearest, list(dict.fromkeys(divergences["predictor"])))
+
+
+def draw_heat_map(heat_map: pd.DataFrame) -> Figure:
+    """Learner × predictor, minima and diagonal marked."""
+    return plot_heat_map(heat_map)
