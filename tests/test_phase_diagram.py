@@ -32,10 +32,12 @@ from incontext_linear.phase_diagram import (
 )
 from incontext_linear.phase_variants import (
     PhaseDiagramError,
+    differing_parameters,
     list_variants,
     missing_cells,
     ridge_penalties,
 )
+from incontext_linear.pipelines.phase_diagram.nodes import select_variants
 from incontext_linear.tables import tidy_predictions
 
 ROOT = Path(__file__).parents[1]
@@ -421,6 +423,16 @@ def test_failed_unfinished_and_missing_variants_are_named():
     ]
 
 
+def test_parameters_that_differ_though_they_are_no_axis_are_named():
+    def tree(**task):
+        return {"task": {"dim": 2} | task, "training": {"num_steps": 5}, "probing": {"layers": task}}
+
+    assert differing_parameters([tree(noise_std=0.1), tree(noise_std=0.2)], {"task.noise_std"}) == []
+    (line,) = differing_parameters([tree(), tree(dim=3)], {"task.noise_std"})
+    assert line.startswith("task.dim differs")
+    assert line.endswith("2, 3")
+
+
 def two_axes():
     return records(*(record(model__num_layers=layers, model__width=w) for layers in (1, 2) for w in (16, 64)))
 
@@ -551,12 +563,16 @@ def test_a_sweep_that_has_not_been_run_is_asked_for_by_its_command(project):
     assert "make it with `kedro sweep run width`" in result.stdout + result.stderr
 
 
-def test_a_sweep_of_which_nothing_is_done_is_an_error_that_says_why(project):
-    write_depth_sweep(project / "data/test/sweeps/hopeless", depths=(1,), seeds=(0,))
-    record_file = project / "data/test/sweeps/hopeless/model.num_layers=1/seed=0/variant.json"
-    record_file.write_text(json.dumps(json.loads(record_file.read_text()) | {"status": "failed"}))
-    result = kedro(project, "--params", "phase_diagram.sweep=hopeless")
-    assert result.returncode != 0
-    said = " ".join((result.stdout + result.stderr).split())
-    assert "No variant of the sweep 'hopeless' can be used" in said
-    assert "kedro sweep run hopeless" in said
+def test_a_sweep_named_in_a_file_that_the_catalog_does_not_see_is_an_error():
+    given_records = {"v": lambda: record(model__num_layers=1) | {"sweep": "depth"}}
+    with pytest.raises(PhaseDiagramError, match=r"is 'noise', but the catalog reads 'depth'; name the sweep"):
+        select_variants(given_records, {}, {}, PhaseDiagramConfig(sweep="noise"))
+
+
+def test_a_sweep_of_which_nothing_is_done_is_an_error_that_says_why_and_what_to_run():
+    failed = record(status="failed", error="out of memory", model__num_layers=1) | {"sweep": "depth"}
+    with pytest.raises(PhaseDiagramError) as caught:
+        select_variants({"one": lambda: failed}, {}, {}, PhaseDiagramConfig())
+    assert "No variant of the sweep 'depth' can be used" in str(caught.value)
+    assert "one: its status is 'failed' (out of memory)" in str(caught.value)
+    assert "kedro sweep run depth" in str(caught.value)

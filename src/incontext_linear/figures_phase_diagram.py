@@ -3,7 +3,7 @@
 Tables in, Matplotlib figures out, nothing computed on the way.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from fractions import Fraction
 
 import numpy as np
@@ -58,12 +58,12 @@ def ratio_name(value: float) -> str:
     return f"{value:.3g}"
 
 
-def coordinate_names(axis: str, coordinates: Sequence[float]) -> list[str]:
+def coordinate_names(axis: str, coordinates: Iterable[float]) -> list[str]:
     """Tick labels of an axis."""
     return [ratio_name(value) if axis == NOISE_AXIS else f"{value:.6g}" for value in coordinates]
 
 
-def solid_colors(predictors: Sequence[str]) -> dict[str, tuple[float, float, float]]:
+def solid_colors(predictors: Iterable[str]) -> dict[str, tuple[float, float, float]]:
     """A colour for each predictor: the curves' own, darker where those tell predictors apart by dashes."""
     looks = styles(predictors)
     shades = {name: index // len(PALETTE) for index, name in enumerate(looks)}
@@ -121,7 +121,7 @@ def _axis_curves(axes: Axes, table: pd.DataFrame, looks: dict[str, dict]) -> Non
         axes.fill_between(x, rows["low"], rows["high"], color=look["color"], alpha=0.18, linewidth=0)
 
 
-def _scale_axis(axes: Axes, axis: str, coordinates: Sequence[float]) -> None:
+def _scale_axis(axes: Axes, axis: str, coordinates: Iterable[float]) -> None:
     """Ticks at the sweep's own values."""
     if is_logarithmic(axis, coordinates):
         axes.set_xscale("log")
@@ -148,7 +148,7 @@ def _phase_bar(axes: Axes, nearest: pd.DataFrame, changes: pd.DataFrame, colors:
     bar.set_axis_off()
 
 
-def plot_nearest(nearest: pd.DataFrame, predictors: Sequence[str]) -> Figure:
+def plot_nearest(nearest: pd.DataFrame, predictors: Iterable[str]) -> Figure:
     """The nearest predictor at every axis value and k: its colour, the stronger the larger the margin.
 
     Hatched where the margin's interval reaches 1; beside the map, the mean over k and the named k with their
@@ -194,9 +194,9 @@ def _in_two_lines(title: str) -> str:
     return f"{head}\n{mark.strip()}{' ' if mark == ' = ' else ''}{tail}"
 
 
-def _rows(table: pd.DataFrame) -> np.ndarray:
+def _rows(table: pd.DataFrame) -> list[int]:
     """Each row's place on the vertical axis: axis values in order, evenly spaced."""
-    return np.searchsorted(np.unique(table["axis_value"]), table["axis_value"])
+    return np.searchsorted(np.unique(table["axis_value"]), table["axis_value"]).tolist()
 
 
 def _strength(margin: float) -> float:
@@ -255,7 +255,7 @@ def _write_margins(axes: Axes, table: pd.DataFrame, colors: dict) -> None:
             label.set_bbox({"facecolor": face, "linewidth": 0, "pad": 1})
 
 
-def _nearest_legend(figure: Figure, grid: Sequence[Axes], nearest: pd.DataFrame, colors: dict) -> None:
+def _nearest_legend(figure: Figure, grid: Iterable[Axes], nearest: pd.DataFrame, colors: dict) -> None:
     shown = [name for name in colors if name in set(nearest["nearest"])]
     handles = [Patch(facecolor=colors[name], label=name) for name in shown]
     unclear = Patch(facecolor="white", edgecolor=MUTED, hatch="/////", label="not clear", linewidth=0)

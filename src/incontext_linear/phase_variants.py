@@ -10,11 +10,13 @@ from typing import Any
 
 import pandas as pd
 
-from incontext_linear.config import TaskConfig
+from incontext_linear.config import TaskConfig, flatten
 from incontext_linear.predictors import build_predictors
 from incontext_linear.predictors.least_squares import PenalizedLeastSquares
 
 NOISE_AXIS = "task.noise_std"
+SHARED = ("task", "model", "training", "data_generation", "baselines")
+"""Branches of the parameters that all variants of a sweep share, but for the axes."""
 Record = Mapping[str, Any]
 
 
@@ -161,6 +163,22 @@ def missing_cells(variants: pd.DataFrame) -> list[str]:
         absent = sorted(seeds - set(rows["seed"]))
         if absent:
             lines.append(f"{axis}={value:g} has no variant of seed {', '.join(map(str, absent))}")
+    return lines
+
+
+def differing_parameters(parameters: Collection[Mapping[str, Any]], axes: Collection[str]) -> list[str]:
+    """Parameters that differ between variants and are no axis, a line each: a sweep changed, half run again.
+
+    Args:
+        parameters: the parameter tree of every variant used.
+        axes: names of the sweep's axes.
+    """
+    flat = [flatten({branch: tree.get(branch, {}) for branch in SHARED}) for tree in parameters]
+    lines = []
+    for name in dict.fromkeys(name for tree in flat for name in tree):
+        found = list(dict.fromkeys(repr(tree.get(name, "absent")) for tree in flat))
+        if len(found) > 1 and name not in axes:
+            lines.append(f"{name} differs between the variants though it is no axis: {', '.join(found)}")
     return lines
 
 

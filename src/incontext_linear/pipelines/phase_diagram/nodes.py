@@ -20,7 +20,13 @@ from incontext_linear.phase_diagram import (
     signed_differences,
     transition_table,
 )
-from incontext_linear.phase_variants import PhaseDiagramError, list_variants, missing_cells, ridge_penalties
+from incontext_linear.phase_variants import (
+    PhaseDiagramError,
+    differing_parameters,
+    list_variants,
+    missing_cells,
+    ridge_penalties,
+)
 
 LOG = logging.getLogger(__name__)
 Partitions = dict[str, Callable[[], Any]]
@@ -36,8 +42,11 @@ def select_variants(
         PhaseDiagramError: if no variant can be used, or as `list_variants`.
     """
     records = {folder: load() for folder, load in variants.items()}
+    _check_sweep(records, phase_diagram.sweep)
     table = list_variants(records, learner.keys() & baselines.keys(), phase_diagram.axis, phase_diagram.where)
-    for line in missing_cells(table):
+    used = [records[folder] for folder in table.loc[table["used"], "folder"]]
+    axes = {name for record in used for name in record["axes"]}
+    for line in missing_cells(table) + differing_parameters([r["parameters"] for r in used], axes):
         LOG.warning("Sweep %s: %s", phase_diagram.sweep, line)
     if not table["used"].any():
         reasons = "\n".join(f"- {row.folder}: {row.reason}" for row in table.itertuples())
@@ -46,6 +55,16 @@ def select_variants(
             f"Make them with `kedro sweep run {phase_diagram.sweep}`."
         )
     return table
+
+
+def _check_sweep(records: dict[str, Any], sweep: str) -> None:
+    """The catalog finds a sweep by ``--params`` or globals.yml, and not by a file of parameters."""
+    found = {record["sweep"] for record in records.values()}
+    if found != {sweep}:
+        raise PhaseDiagramError(
+            f"phase_diagram.sweep is {sweep!r}, but the catalog reads {', '.join(map(repr, sorted(found)))}; "
+            f"name the sweep by `--params phase_diagram.sweep={sweep}` or by `sweep` in globals.yml"
+        )
 
 
 def resample_divergences(
