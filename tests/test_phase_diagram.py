@@ -282,7 +282,7 @@ def test_a_planted_transition_is_located_by_depth_on_a_log_axis(place):
     assert row.low <= row.location <= row.high
     assert row.location == pytest.approx(place, rel=0.06)
     assert row.from_value < place < row.to_value
-    assert row.share == 1
+    assert row.share == row.left == 1
 
 
 def test_noise_is_interpolated_linearly():
@@ -309,6 +309,13 @@ def test_an_uncertain_transition_says_so():
     )
     table = transition_table(measure((1, 2), make, num_resamples=400), 0.95)
     assert (table["share"] < 0.9).all()
+
+
+def test_that_an_algorithm_is_left_can_be_clearer_than_for_which():
+    make = rough(lambda value: np.array([0.1, 0.9, 0.9] if value < 2 else [0.9, 0.200, 0.201]), prompts=20)
+    table = transition_table(measure((1, 2), make), 0.95)
+    assert (table["left"] == 1).all()
+    assert (table["share"] < 0.95).all()
 
 
 def test_no_change_is_no_row():

@@ -41,7 +41,7 @@ AXES = {
     "training.batch_size": "batch size",
     "training.learning_rate": "learning rate",
 }
-FAINTEST, FULL_MARGIN = 0.2, 10.0
+FAINTEST, FULL_MARGIN = 0.3, 10.0
 MINIMUM_COLOR = PALETTE[1]
 
 
@@ -226,7 +226,7 @@ def _paint(axes: Axes, table: pd.DataFrame, columns: np.ndarray, colors: dict) -
 
 
 def _text_color(face: tuple[float, ...]) -> str:
-    return "white" if np.dot(face, (0.299, 0.587, 0.114)) < 0.55 else INK
+    return "white" if np.dot(face, (0.299, 0.587, 0.114)) < 0.48 else INK
 
 
 def _label_runs(axes: Axes, table: pd.DataFrame, inches_a_cell: float, colors: dict) -> None:
@@ -289,8 +289,9 @@ def plot_heat_map(heat_map: pd.DataFrame) -> Figure:
     for axes, (title, rows) in zip(grid, panels, strict=True):
         image = _heat_panel(axes, rows, names, norm)
         _label_heat_panel(axes, rows, names, title)
-    for axes in () if wide else grid[1:]:
-        axes.set_ylabel("")
+    for axes in grid[:-1] if wide else ():
+        axes.tick_params(labelbottom=False)
+    figure.supylabel(f"{axis_label(heat_map['axis'].iloc[0])} of the learner", color=MUTED, fontsize="medium")
     figure.colorbar(image, ax=list(grid), label="SPD(transformer, algorithm)", aspect=30)
     _heat_legend(figure, bool(heat_map["diagonal"].any()))
     return figure
@@ -326,7 +327,7 @@ def _label_heat_panel(axes: Axes, rows: pd.DataFrame, names: list[str], title: s
     axis = rows["axis"].iloc[0]
     penalties = dict(zip(rows["predictor"], rows["penalty"], strict=True))
     ridges = axis == NOISE_AXIS and all(np.isfinite(penalties[name]) for name in names)
-    prepare_axes(axes, title, "ridge penalty λ" if ridges else "", f"{axis_label(axis)} of the learner")
+    prepare_axes(axes, title, "ridge penalty λ" if ridges else "", "")
     labels = [ratio_name(penalties[name]) if ridges else name for name in names]
     turn = {"rotation": 0} if ridges else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
     axes.set_xticks(range(len(names)), labels, **turn)

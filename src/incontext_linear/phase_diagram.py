@@ -398,41 +398,54 @@ def transition_table(resamples: Resamples, confidence: float) -> pd.DataFrame:
     Returns:
         One row a change: ``axis``, ``scope``, ``examples_seen``, ``before``, ``after``, ``from_value`` and
         ``to_value`` (axis values beside it), ``location``, ``low``, ``high`` (in the coordinate; the
-        interval over those resamples that have this change) and ``share`` (of resamples that have it).
+        interval over those resamples that have this change), ``share`` (of resamples that have it) and
+        ``left`` (share in which A is nearest at the one value and any other predictor at the next).
     """
-    coordinates = resamples.values["coordinate"].to_numpy(dtype=float)
-    logarithmic = is_logarithmic(resamples.axis, coordinates)
-    scale = np.log(coordinates) if logarithmic else coordinates
     observed = nearest(resamples.observed, resamples.coincide)
     resampled = nearest(resamples.resampled, resamples.coincide)
     rows = []
     for column, value in np.argwhere(observed[:-1].T != observed[1:].T):
-        before, after = observed[value, column], observed[value + 1, column]
+        before, after = observed[value : value + 2, column]
         together = resamples.coincide[:, column, before, after]
         if together[value] or together[value + 1]:
             continue
-        here = _crossings(resamples.observed[None, :, column], before, after, scale)[0, value]
-        drawn = _crossings(resamples.resampled[:, :, column], before, after, scale)
         found = (resampled[:, :-1, column] == before) & (resampled[:, 1:, column] == after)
         found &= ~(together[:-1] | together[1:])
-        places = _closest(np.where(found, drawn, np.nan), here)
-        low, high = _interval(places, confidence) if len(places) else (np.nan, np.nan)
-        location, low, high = np.exp([here, low, high]) if logarithmic else (here, low, high)
+        left = (resampled[:, value, column] == before) & (resampled[:, value + 1, column] != before)
+        place = _locate(resamples, column, value, (before, after), found, confidence)
+        known = resamples.values["axis_value"]
         rows.append(
             {
                 "scope": resamples.scopes[column],
                 "examples_seen": resamples.examples_seen[value, column],
                 "before": resamples.predictors[before],
                 "after": resamples.predictors[after],
-                "from_value": resamples.values["axis_value"][value],
-                "to_value": resamples.values["axis_value"][value + 1],
-                "location": location,
-                "low": low,
-                "high": high,
-                "share": len(places) / len(drawn),
+                "from_value": known[value],
+                "to_value": known[value + 1],
             }
+            | dict(zip(("location", "low", "high"), place, strict=True))
+            | {"share": found.any(1).mean(), "left": left.mean()}
         )
     return _transition_frame(rows, resamples.axis)
+
+
+def _locate(
+    resamples: Resamples,
+    column: int | np.integer,
+    value: int | np.integer,
+    pair: tuple[int | np.integer, int | np.integer],
+    found: Bool[np.ndarray, "resample interval"],
+    confidence: float,
+) -> tuple[float, float, float]:
+    """Place and interval of the change of a pair after the value, in the coordinate."""
+    coordinates = resamples.values["coordinate"].to_numpy(dtype=float)
+    logarithmic = is_logarithmic(resamples.axis, coordinates)
+    scale = np.log(coordinates) if logarithmic else coordinates
+    here = float(_crossings(resamples.observed[None, :, column], *pair, scale)[0, value])
+    drawn = _crossings(resamples.resampled[:, :, column], *pair, scale)
+    places = _closest(np.where(found, drawn, np.nan), here)
+    low, high = _interval(places, confidence) if len(places) else (np.nan, np.nan)
+    return tuple(float(np.exp(x)) if logarithmic else float(x) for x in (here, low, high))
 
 
 def _crossings(
@@ -458,10 +471,10 @@ def _closest(places: Float[np.ndarray, "resample interval"], target: float) -> F
 
 def _transition_frame(rows: list[dict], axis: str) -> pd.DataFrame:
     names = ("scope", "examples_seen", "before", "after", "from_value", "to_value")
-    table = pd.DataFrame(rows, columns=[*names, "location", "low", "high", "share"])
+    table = pd.DataFrame(rows, columns=[*names, "location", "low", "high", "share", "left"])
     seen = table["examples_seen"].astype("float64")
     table["examples_seen"] = seen.where(seen > 0).astype("Int64")
     text = dict.fromkeys(["scope", "before", "after"], "string")
-    numbers = dict.fromkeys(["from_value", "to_value", "location", "low", "high", "share"], "float64")
+    numbers = dict.fromkeys(["from_value", "to_value", "location", "low", "high", "share", "left"], "float64")
     table.insert(0, "axis", axis)
     return table.astype(text | {"axis": "string"} | numbers)
