@@ -3,6 +3,7 @@ import io
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 from test_phase_diagram import crossing, measure, rough
 
@@ -62,7 +63,9 @@ def test_divergences_have_a_panel_for_the_mean_and_each_named_k_and_the_other_fi
     for axes in panels:
         assert axes.get_xscale() == axes.get_yscale() == "log"
         assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "2", "4", "8"]
-        assert [line.get_color() for line in axes.lines[:3]] == [looks[name]["color"] for name in "abc"]
+        assert [to_hex(line.get_color()) for line in axes.lines[:3]] == [
+            looks[name]["color"] for name in "abc"
+        ]
         assert axes.get_xlabel() == "number of layers L"
 
 

@@ -42,6 +42,7 @@ AXES = {
     "training.learning_rate": "learning rate",
 }
 FAINTEST, FULL_MARGIN = 0.3, 10.0
+LARGEST_RATIO = 30.0
 MINIMUM_COLOR = PALETTE[1]
 
 
@@ -94,7 +95,8 @@ def plot_axis_divergences(
     """
     panels = _panels(divergences)
     figure = Figure(figsize=(4.5 * len(panels) + 2, 4.8), layout="constrained")
-    looks = styles(divergences["predictor"])
+    colors = solid_colors(divergences["predictor"])
+    looks = {name: look | {"color": colors[name]} for name, look in styles(divergences["predictor"]).items()}
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (title, rows) in zip(grid, panels, strict=True):
         axis = rows["axis"].iloc[0]
@@ -104,7 +106,7 @@ def plot_axis_divergences(
         prepare_axes(axes, title, axis_label(axis), "SPD(transformer, algorithm)")
         axes.set_title(title, loc="left", fontsize=11, color=INK, fontweight="bold", pad=34)
         best, changes = (table[table["scope"] == rows["scope"].iloc[0]] for table in (nearest, transitions))
-        _phase_bar(axes, best, changes, solid_colors(divergences["predictor"]))
+        _phase_bar(axes, best, changes, colors)
     for axes in grid[1:]:
         axes.set_ylabel("")
     legend_beside(figure, grid[0])
@@ -272,8 +274,9 @@ def _nearest_legend(figure: Figure, grid: Iterable[Axes], nearest: pd.DataFrame,
 def plot_heat_map(heat_map: pd.DataFrame) -> Figure:
     """Learner × predictor: SPD, a panel for the mean over k and each named k.
 
-    Each row's minimum is boxed and says the share of resamples in which it is the minimum; the diagonal
-    λ = σ²/τ², where there is one, is dashed.
+    Colours are each SPD over its row's minimum, so that rows of very different SPDs can be compared; numbers
+    are the SPDs. The minimum is boxed and says the share of resamples in which it is the minimum; the
+    diagonal λ = σ²/τ², where there is one, is dashed.
     """
     panels = _panels(heat_map)
     names = list(dict.fromkeys(heat_map["predictor"]))
@@ -283,23 +286,24 @@ def plot_heat_map(heat_map: pd.DataFrame) -> Figure:
     panel_size = np.array([max(3.2, 0.66 * len(names) + 0.8), 0.52 * num_values + 1.3])
     figure = Figure(figsize=tuple(panel_size * shape[::-1] + (1.2, 0.5)), layout="constrained")
     grid = figure.subplots(*shape, squeeze=False).flatten()
-    drawn = heat_map["mean"].where(heat_map["mean"] < LARGEST_DRAWN)
-    smallest = max(float(drawn.min()), 1e-12)
-    norm = LogNorm(smallest, max(float(drawn.max()), 1.01 * smallest))
+    norm = LogNorm(1, LARGEST_RATIO, clip=True)
     for axes, (title, rows) in zip(grid, panels, strict=True):
         image = _heat_panel(axes, rows, names, norm)
         _label_heat_panel(axes, rows, names, title)
     for axes in grid[:-1] if wide else ():
         axes.tick_params(labelbottom=False)
     figure.supylabel(f"{axis_label(heat_map['axis'].iloc[0])} of the learner", color=MUTED, fontsize="medium")
-    figure.colorbar(image, ax=list(grid), label="SPD(transformer, algorithm)", aspect=30)
+    bar = figure.colorbar(image, ax=list(grid), label="SPD over the row's minimum", aspect=30)
+    bar.set_ticks([1, 2, 5, 10, 30], labels=["×1", "×2", "×5", "×10", "≥ ×30"], fontsize=8)
+    bar.ax.yaxis.set_minor_locator(NullLocator())
     _heat_legend(figure, bool(heat_map["diagonal"].any()))
     return figure
 
 
 def _heat_panel(axes: Axes, rows: pd.DataFrame, names: list[str], norm: LogNorm) -> ScalarMappable:
     grid = rows.pivot(index="axis_value", columns="predictor", values="mean")[names]
-    shown = grid.where(grid < LARGEST_DRAWN).clip(lower=norm.vmin)
+    least = grid.min(axis=1).clip(lower=np.finfo(float).tiny)
+    shown = grid.where(grid < LARGEST_DRAWN).div(least, axis=0)
     image = axes.imshow(shown, aspect="auto", origin="lower", cmap="viridis_r", norm=norm)
     axes.set_facecolor(GRID)
     places = {name: column for column, name in enumerate(names)}
@@ -311,7 +315,8 @@ def _heat_panel(axes: Axes, rows: pd.DataFrame, names: list[str], norm: LogNorm)
             _box(axes, row, column, 0.46, MINIMUM_COLOR, "-", 2.2)
         if cell.diagonal:
             _box(axes, row, column, 0.38 if cell.minimum else 0.44, INK, (0, (3, 2)), 1.2)
-        face = image.cmap(norm(min(cell.mean, norm.vmax)))[:3] if cell.mean < LARGEST_DRAWN else to_rgb(GRID)
+        ratio = shown.iat[row, column]
+        face = to_rgb(GRID) if np.isnan(ratio) else image.cmap(norm(ratio))[:3]
         axes.text(column, row, text, ha="center", va="center", fontsize=7, color=_text_color(face))
     return image
 
