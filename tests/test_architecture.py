@@ -7,6 +7,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "incontext_linear"
 WIRING = {"datasets.py", "hooks.py", "settings.py", "pipeline_registry.py", "cli.py", "__main__.py"}
+# Of the sweeps: what reads Kedro's configuration, what keeps MLflow's runs, what runs a variant in a worker.
+WIRING |= {"project.py", "tracking.py", "variant_run.py"}
 LIBRARY = sorted(
     path
     for path in PACKAGE.rglob("*.py")

@@ -13,12 +13,17 @@ from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
 from kedro_mlflow.framework.hooks.mlflow_hook import MlflowHook
 
 from incontext_linear import pipelines
 from incontext_linear.checkpoints import check_same_shape
 from incontext_linear.config import Config, flatten
 from incontext_linear.parameters import ParameterError, check_parameters
+from incontext_linear.progress import announce
+from incontext_linear.sweeps.config import VariantConfig
+from incontext_linear.sweeps.tracking import kill_open_runs
+from incontext_linear.sweeps.variants import show
 
 
 class ProjectChecks:
@@ -88,20 +93,24 @@ class Tracking(MlflowHook):
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
     ) -> None:
         """Open the run as kedro-mlflow does, name and tag it, and log every parameter that it depends on."""
+        changed = dict(run_params.get("extra_params") or run_params.get("runtime_params") or {})
+        variant = VariantConfig.model_validate(changed.pop("variant")) if "variant" in changed else None
+        if variant:  # runs of this variant whose worker was killed
+            kill_open_runs(self.mlflow_config, variant.parent_run_id, variant.name)
         super().before_pipeline_run(run_params, pipeline, catalog)
         if self.run_id is None:
             return
         # MLflow ends what an interrupted process leaves open as FINISHED; this handler comes before its own.
-        atexit.register(_end_as_killed)
+        atexit.register(end_open_runs, "KILLED")
         names = sorted(run_params.get("pipeline_names") or [run_params.get("pipeline_name") or "__default__"])
-        changed = flatten(run_params.get("extra_params") or run_params.get("runtime_params") or {})
-        settings = [f"{name}={value}" for name, value in changed.items()]
+        settings = [f"{name}={value}" for name, value in flatten(changed).items()]
         mlflow.set_tags(
             {
                 "mlflow.runName": " ".join(["+".join(names), *settings]),
                 "pipeline": "+".join(names),
-                "git_commit": _git_commit(Path(run_params["project_path"])),
+                "git_commit": git_commit(Path(run_params["project_path"])),
             }
+            | (_variant_tags(variant) if variant else {})
         )
         for name in sorted(name for name in pipeline.inputs() if name.startswith("params:")):
             mlflow.log_params(_fields(name.removeprefix("params:"), catalog.load(name)))
@@ -112,7 +121,7 @@ class Tracking(MlflowHook):
     ) -> None:
         """End the run as kedro-mlflow does: it was not interrupted."""
         super().after_pipeline_run(run_params, pipeline, catalog)
-        atexit.unregister(_end_as_killed)
+        atexit.unregister(end_open_runs)
 
     @hook_impl
     def on_pipeline_error(
@@ -120,7 +129,28 @@ class Tracking(MlflowHook):
     ) -> None:
         """End the run as kedro-mlflow does: it failed, and was not interrupted."""
         super().on_pipeline_error(error, run_params, pipeline, catalog)
-        atexit.unregister(_end_as_killed)
+        atexit.unregister(end_open_runs)
+
+
+class Stages:
+    """Tell whoever shows this run's progress which node begins."""
+
+    @hook_impl
+    def before_node_run(self, node: Node) -> None:
+        """Announce the node by its name."""
+        announce(node.name)
+
+
+def _variant_tags(variant: VariantConfig) -> dict[str, str]:
+    """What puts a variant's run below its sweep's in the UI, and lets it be found by its axes."""
+    tags = {
+        "sweep": variant.sweep,
+        "variant": variant.name,
+        "mlflow.runName": f"{variant.sweep} {variant.name}",
+    }
+    settings = {**variant.axes, "seed": variant.seed}
+    tags |= {f"sweep.{name}": show(value) for name, value in settings.items()}
+    return tags | ({"mlflow.parentRunId": variant.parent_run_id} if variant.parent_run_id else {})
 
 
 def _fields(name: str, value: Any) -> dict[str, Any]:
@@ -130,13 +160,13 @@ def _fields(name: str, value: Any) -> dict[str, Any]:
     return flatten(value, name) if isinstance(value, dict) else {name: value}
 
 
-def _end_as_killed() -> None:
-    """End what is still open when the process ends: a run that was interrupted."""
+def end_open_runs(status: str) -> None:
+    """End what this process has open in MLflow: a run that was interrupted, if this is at its end."""
     while mlflow.active_run():  # kedro-mlflow opens the same run once more in each node
-        mlflow.end_run("KILLED")
+        mlflow.end_run(status)
 
 
-def _git_commit(project: Path) -> str:
+def git_commit(project: Path) -> str:
     """The commit that is checked out, marked where files differ from it."""
     command = ["git", "-C", str(project), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:

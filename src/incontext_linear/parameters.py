@@ -23,6 +23,7 @@ from incontext_linear.config import (
 from incontext_linear.construction.config import ConstructionConfig
 from incontext_linear.predictors import build_predictors
 from incontext_linear.probes.targets import build_targets
+from incontext_linear.sweeps.config import VariantConfig
 
 LEARNER = "transformer"
 """What tables, figures and metrics call the learner."""
@@ -46,6 +47,8 @@ class Parameters(Config):
     probing: ProbingConfig
     construction: ConstructionConfig
     phase_diagram: PhaseDiagramConfig
+    variant: VariantConfig | None = None
+    """In no file: set by ``kedro sweep run`` for each run that it starts."""
 
 
 def check_parameters(raw: dict[str, Any]) -> Parameters:

@@ -1,8 +1,11 @@
-"""The progress of training: a bar in a terminal, log lines where the output goes to a file."""
+"""The progress of training: a bar in a terminal, log lines where the output goes to a file, or events for
+whoever shows many runs at once.
+"""
 
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -12,6 +15,31 @@ from incontext_linear.training import Progress as TrainingProgress
 logger = logging.getLogger(__name__)
 
 Report = Callable[[TrainingProgress], None]
+Listener = Callable[[dict[str, Any]], None]
+
+_listener: Listener | None = None
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """While the block runs, send this process's progress to ``listener``, and show none of it.
+
+    Args:
+        listener: called with ``{"stage": name}`` before each node, and while training also with ``step``,
+            ``num_steps``, ``loss`` and ``spd_to_ols``. What it raises stops the run.
+    """
+    global _listener
+    _listener = listener
+    try:
+        yield
+    finally:
+        _listener = None
+
+
+def announce(stage: str) -> None:
+    """Tell the listener, if there is one, what begins now."""
+    if _listener:
+        _listener({"stage": stage})
 
 
 @contextmanager
@@ -21,6 +49,9 @@ def training_progress(num_steps: int) -> Iterator[Report]:
     Yields:
         The callback that `training.train` reports to.
     """
+    if _listener:
+        yield _events(num_steps, _listener)
+        return
     console = Console()
     if not console.is_terminal:
         yield _log_lines(num_steps)
@@ -37,6 +68,18 @@ def training_progress(num_steps: int) -> Iterator[Report]:
         yield lambda progress: bar.update(
             task, completed=progress.step, loss=progress.loss, spd=progress.spd_to_ols
         )
+
+
+def _events(num_steps: int, listener: Listener) -> Report:
+    return lambda progress: listener(
+        {
+            "stage": "training",
+            "step": progress.step,
+            "num_steps": num_steps,
+            "loss": progress.loss,
+            "spd_to_ols": progress.spd_to_ols,
+        }
+    )
 
 
 def _log_lines(num_steps: int) -> Report:

@@ -9,6 +9,7 @@ with float32 master copies, compiled blocks and optimiser, and one captured CUDA
 with the switches off, the same lines run plainly.
 """
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,13 +28,15 @@ from incontext_linear.predictors import OrdinaryLeastSquares
 from incontext_linear.tasks import Prompts, draw_prompts, generator
 from incontext_linear.transformer import Transformer
 
+logger = logging.getLogger(__name__)
+
 EXPLOSION_FACTOR = 1e3
 """A loss this many times the mean square of the labels is no spike: training has diverged."""
 
 DDP_WARMUP_STEPS = 11
 """Steps that PyTorch asks for before a step with DistributedDataParallel is captured."""
 
-_NO_EFFECT = {"checkpoint_every", "compile", "cuda_graph"}
+NO_EFFECT = {"checkpoint_every", "compile", "cuda_graph"}
 """Training parameters that the result does not depend on."""
 
 
@@ -69,7 +72,7 @@ def reporting_prefix(task: TaskConfig) -> int:
 
 def run_fingerprint(task: TaskConfig, model: ModelConfig, training: TrainingConfig, seed: int) -> str:
     """Names a training run by all that its result depends on (not by device or compilation)."""
-    numerics = training.model_dump(mode="json", exclude=_NO_EFFECT)
+    numerics = training.model_dump(mode="json", exclude=NO_EFFECT)
     return fingerprint(task.model_dump(mode="json"), model.model_dump(mode="json"), numerics, seed)
 
 
@@ -285,6 +288,8 @@ def train(
     """
     run = TrainingRun(task, model, training, seed, device)
     run.start(checkpoints.latest(run.name) if checkpoints else None)
+    if run.step:
+        logger.info("Training goes on from the checkpoint at step %d", run.step)
     try:
         while run.step < training.num_steps:
             report = run.advance()

@@ -1,0 +1,86 @@
+"""The project's own commands, which Kedro puts beside its own: ``kedro sweep``."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from kedro.framework.cli.project import run  # noqa: F401  (`python -m incontext_linear` looks for it here)
+from kedro.framework.startup import ProjectMetadata
+
+
+@click.group(name="incontext-linear")
+def cli() -> None:
+    """Commands of this project."""
+
+
+@cli.group()
+def sweep() -> None:
+    """Run the model over axes of parameters that conf/<env>/sweeps.yml names."""
+
+
+_env = click.option("--env", "-e", envvar="KEDRO_ENV", help="Kedro environment, such as paper.")
+
+
+@sweep.command(name="run")
+@click.argument("name")
+@_env
+@click.option("--workers", type=click.IntRange(min=1), help="Variants at once on this machine.")
+@click.option("--scheduler", help="Address of a running Dask scheduler: tcp://host:8786.")
+@click.option(
+    "--gpu-share",
+    type=click.FloatRange(min=0, min_open=True),
+    help="With --scheduler: how much of a worker's resource GPU a variant takes.",
+)
+@click.pass_obj
+def run_command(
+    metadata: ProjectMetadata,
+    name: str,
+    env: str | None,
+    workers: int | None,
+    scheduler: str | None,
+    gpu_share: float | None,
+) -> None:
+    """Run what is missing of sweep NAME, has failed, or has other parameters by now."""
+    if scheduler and workers:
+        raise click.UsageError("--workers sizes a local cluster; allowed: either it or --scheduler")
+    if gpu_share and not scheduler:
+        raise click.UsageError("--gpu-share is for --scheduler; allowed on this machine: --workers")
+    with _driver(metadata, env) as (driver, project, console):
+        status = driver.run_sweep(project, name, driver.Cluster(scheduler, workers, gpu_share), console)
+    raise SystemExit(status)
+
+
+@sweep.command()
+@click.argument("name")
+@_env
+@click.pass_obj
+def status(metadata: ProjectMetadata, name: str, env: str | None) -> None:
+    """Show which variants of sweep NAME are done, failed, running, missing or changed since."""
+    with _driver(metadata, env) as (driver, project, console):
+        driver.show_status(project, name, console)
+
+
+@sweep.command(name="list")
+@_env
+@click.pass_obj
+def list_command(metadata: ProjectMetadata, env: str | None) -> None:
+    """Show all sweeps, and how many of their variants are done."""
+    with _driver(metadata, env) as (driver, project, console):
+        driver.show_list(project, console)
+
+
+@contextmanager
+def _driver(metadata: ProjectMetadata, env: str | None) -> Iterator[tuple[Any, Any, Any]]:
+    """The module behind the commands, the project and a console; a sweep's errors become the command's."""
+    # Imported here, since Kedro imports this module for every command.
+    from rich.console import Console
+
+    from incontext_linear.sweeps import driver
+    from incontext_linear.sweeps.config import SweepError
+    from incontext_linear.sweeps.project import Project
+
+    try:
+        yield driver, Project(metadata.project_path, env), Console()
+    except SweepError as error:
+        raise click.ClickException(str(error)) from None

@@ -1,0 +1,106 @@
+"""What ``sweeps.yml`` may say: axes to cross, seeds, and parameters that all variants share."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import Field, NonNegativeInt, TypeAdapter, ValidationError, field_validator
+
+from incontext_linear.config import Config
+
+AxisValue = bool | int | float | str | None
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+class SweepError(ValueError):
+    """A sweep does not exist, or what it says cannot be run."""
+
+
+class SweepConfig(Config):
+    """One sweep: every combination of the axes' values, with every seed, is one variant."""
+
+    axes: Annotated[dict[str, tuple[AxisValue, ...]], Field(min_length=1)]
+    """Dotted parameter names, and the values that each takes."""
+    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0,)
+    parameters: dict[str, Any] = Field(default={})
+    """A nested tree laid over the environment's parameters in every variant."""
+
+    @field_validator("axes")
+    @classmethod
+    def _check_axes(cls, axes: dict[str, tuple[AxisValue, ...]]) -> dict[str, tuple[AxisValue, ...]]:
+        if "seed" in axes:
+            raise ValueError("seed is no axis; allowed: list the seeds under seeds")
+        for name, values in axes.items():
+            if not values:
+                raise ValueError(f"{name}: no values given; allowed: at least one")
+            _check_distinct(name, values)
+        return axes
+
+    @field_validator("seeds")
+    @classmethod
+    def _check_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        _check_distinct("seeds", seeds)
+        return seeds
+
+    @field_validator("parameters")
+    @classmethod
+    def _check_parameters(cls, parameters: dict[str, Any]) -> dict[str, Any]:
+        reserved = sorted({"seed", "variant"} & set(parameters))
+        if reserved:
+            raise ValueError(
+                f"{reserved[0]} is set for each variant; allowed: seeds and axes say what varies"
+            )
+        return parameters
+
+
+class VariantConfig(Config):
+    """The optional parameter ``variant``: tells a run which variant of which sweep it is."""
+
+    sweep: str
+    name: str
+    folder: str
+    """Takes the place of the environment's data folder."""
+    axes: dict[str, AxisValue]
+    seed: NonNegativeInt
+    parent_run_id: str | None = None
+    """The sweep's run in MLflow."""
+
+
+def check_sweeps(raw: dict[str, Any]) -> dict[str, SweepConfig]:
+    """Check all sweeps of an environment, as the files give them.
+
+    Raises:
+        SweepError: naming every offending field, the value given and what is allowed.
+    """
+    bad = [name for name in raw if not _NAME.fullmatch(name)]
+    if bad:
+        raise SweepError(f"{bad[0]!r} cannot name a sweep; allowed: letters, digits, _ and -")
+    try:
+        return TypeAdapter(dict[str, SweepConfig]).validate_python(raw)
+    except ValidationError as error:
+        raise SweepError("\n".join(dict.fromkeys(_explain(problem) for problem in error.errors()))) from None
+
+
+def _check_distinct(name: str, values: tuple[AxisValue, ...]) -> None:
+    """True and 1 are different values, 1 and 1.0 are one value given twice."""
+    seen = set()
+    for value in values:
+        key = (isinstance(value, bool), value)
+        if key in seen:
+            raise ValueError(f"{name}: {value!r} is given twice; allowed: distinct values")
+        seen.add(key)
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    """One line for one of pydantic's errors."""
+    # Of a union pydantic names the member it tried, which is no part of the name.
+    path = [str(part) for part in problem["loc"] if part not in ("bool", "int", "float", "str")]
+    name, given = ".".join(path), problem["input"]
+    if problem["type"] == "extra_forbidden":
+        return f"{name}: unknown key (given {given!r}); allowed here: {', '.join(SweepConfig.model_fields)}"
+    if problem["type"] == "missing":
+        return f"{name}: this is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":  # one of our own messages: it says what was given
+        return f"{name}: {message}"
+    return f"{name}: {message[0].lower()}{message[1:]}; given {given!r}"

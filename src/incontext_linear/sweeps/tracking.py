@@ -1,0 +1,89 @@
+"""A sweep in MLflow: one parent run for each sweep and environment, opened again when the sweep goes on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kedro_mlflow.config.kedro_mlflow_config import KedroMlflowConfig
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from incontext_linear.sweeps.state import read_parent_run, write_parent_run
+
+
+class ParentRun:
+    """The sweep's own run.
+
+    Args:
+        config: kedro-mlflow's, set up.
+        run_id: of the run.
+    """
+
+    def __init__(self, config: KedroMlflowConfig, run_id: str):
+        self._config, self.run_id = config, run_id
+        self._client: MlflowClient = config.server._mlflow_client
+        self.status = "FINISHED"
+
+    def end(self) -> None:
+        """End the run with its status, and as killed the runs of variants that nobody ended."""
+        kill_open_runs(self._config, self.run_id)
+        self._client.set_terminated(self.run_id, self.status)
+
+
+@contextmanager
+def parent_run(
+    config: KedroMlflowConfig, folder: Path, name: str, tags: dict[str, Any]
+) -> Iterator[ParentRun]:
+    """Open the sweep's run, the one that its folder names if that still exists.
+
+    Args:
+        config: kedro-mlflow's, set up.
+        folder: the sweep's folder, which keeps the run's id.
+        name: of the run.
+        tags: the sweep's facts; they may differ from those of the last time.
+
+    Yields:
+        The run; its ``status`` is what it ends with, KILLED if the block is interrupted.
+    """
+    client: MlflowClient = config.server._mlflow_client
+    run_id = read_parent_run(folder)
+    try:
+        found = run_id is not None and client.get_run(run_id).info.lifecycle_stage == "active"
+    except MlflowException:  # another tracking server, or a database that was removed
+        found = False
+    if not found:
+        experiment = config.tracking.experiment._experiment.experiment_id
+        run_id = client.create_run(experiment, run_name=name).info.run_id
+        write_parent_run(folder, run_id)
+    client.update_run(run_id, status="RUNNING")
+    for key, value in tags.items():
+        client.set_tag(run_id, key, value)
+    run = ParentRun(config, run_id)
+    kill_open_runs(config, run_id)  # of a driver that was killed itself
+    try:
+        yield run
+    except KeyboardInterrupt:
+        run.status = "KILLED"
+        raise
+    except BaseException:
+        run.status = "FAILED"
+        raise
+    finally:
+        run.end()
+
+
+def kill_open_runs(config: KedroMlflowConfig, parent_run_id: str | None, variant: str | None = None) -> None:
+    """Mark as killed the variants' runs that say they are running: nobody is left to end them.
+
+    Args:
+        config: kedro-mlflow's, set up.
+        parent_run_id: the sweep's run.
+        variant: only this variant's; None: all.
+    """
+    client: MlflowClient = config.server._mlflow_client
+    experiment = config.tracking.experiment._experiment.experiment_id
+    where = f"attributes.status = 'RUNNING' and tags.mlflow.parentRunId = '{parent_run_id}'"
+    for run in client.search_runs([experiment], where):
+        if variant is None or run.data.tags.get("variant") == variant:
+            client.set_terminated(run.info.run_id, "KILLED")

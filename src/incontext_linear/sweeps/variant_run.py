@@ -1,0 +1,121 @@
+"""One variant in a worker process: a Kedro run with its own MLflow run and its own folder."""
+
+import gc
+import logging
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+from kedro.framework.project import settings
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
+
+from incontext_linear.hooks import Tracking, end_open_runs
+from incontext_linear.progress import listening
+from incontext_linear.sweeps.engine import Report, TaskCancelled
+from incontext_linear.sweeps.state import LOG_FILE, NOTHING_YET, read_state, write_state
+from incontext_linear.sweeps.variants import PIPELINES
+
+logger = logging.getLogger(__name__)
+
+_one_at_a_time = threading.Lock()
+_bootstrapped: Path | None = None
+
+
+def run_variant(task: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Run one variant's pipelines; a failure is an answer too, so that the other variants go on.
+
+    Args:
+        task: ``project`` and ``env``; ``runtime_params``, which hold the parameter ``variant``;
+            its ``record``; ``num_threads`` for PyTorch, None for its own choice.
+        report: takes the run's progress, as `progress.listening` gives it.
+
+    Returns:
+        What the variant's folder then says of it, see `state.write_state`.
+    """
+    with _one_at_a_time:
+        project = Path(task["project"])
+        _enter(project, task["num_threads"])
+        variant = task["runtime_params"]["variant"]
+        folder = project / variant["folder"]
+        if read_state(folder).get("fingerprint") not in (None, task["record"]["fingerprint"]):
+            shutil.rmtree(folder)  # results of other parameters must not stand beside the new ones
+        state = task["record"] | NOTHING_YET
+        write_state(folder, state)
+        try:
+            with _logged_to(folder / LOG_FILE):
+                state |= _run(task, variant, report)
+        finally:
+            _free_memory()
+        write_state(folder, state)
+        return state
+
+
+def _run(task: dict[str, Any], variant: dict[str, Any], report: Report) -> dict[str, Any]:
+    tracking = next(hook for hook in settings.HOOKS if isinstance(hook, Tracking))
+    tracking.run_id, last, start = None, {}, time.perf_counter()
+
+    def listener(event: dict[str, Any]) -> None:
+        last.update(event)
+        report(event)
+
+    outcome: dict[str, Any] = {"status": "done"}
+    try:
+        listener({"stage": "starting"})
+        arguments = {"env": task["env"], "runtime_params": task["runtime_params"]}
+        with KedroSession.create(task["project"], **arguments) as session, listening(listener):
+            session.run(pipeline_names=list(PIPELINES))
+        end_open_runs("FINISHED")
+    except TaskCancelled:
+        end_open_runs("KILLED")
+        outcome = {"status": "interrupted"}
+    except Exception as error:
+        logger.exception("The variant %s failed", variant["name"])
+        outcome = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+    return outcome | {
+        "seconds": round(time.perf_counter() - start, 1),
+        "mlflow_run_id": tracking.run_id,
+        "spd_to_ols": last.get("spd_to_ols"),
+    }
+
+
+def _enter(project: Path, num_threads: int | None) -> None:
+    """Relative places, such as MLflow's database, mean those of the project."""
+    global _bootstrapped
+    os.chdir(project)
+    if _bootstrapped != project:
+        bootstrap_project(project)
+        _bootstrapped = project
+    if num_threads:
+        torch.set_num_threads(num_threads)
+
+
+@contextmanager
+def _logged_to(path: Path) -> Iterator[None]:
+    """What the run says goes to a file: the terminal belongs to the sweep's progress."""
+    root = logging.getLogger()
+    before, root.handlers = root.handlers, []
+    with path.open("a") as file, redirect_stdout(file), redirect_stderr(file):
+        handler = logging.StreamHandler(file)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        root.addHandler(handler)
+        try:
+            yield
+        finally:
+            root.handlers = before
+
+
+def _free_memory() -> None:
+    """The process lives on for the next variant; what this one compiled and allocated does not."""
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

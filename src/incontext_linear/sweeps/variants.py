@@ -1,0 +1,137 @@
+"""A sweep's variants: the crossing of its axes, their names, folders, parameters and fingerprints."""
+
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from incontext_linear.checkpoints import fingerprint
+from incontext_linear.parameters import ParameterError, Parameters, check_parameters
+from incontext_linear.sweeps.config import AxisValue, SweepConfig, SweepError
+from incontext_linear.training import NO_EFFECT
+
+PIPELINES = ("data_generation", "model_training", "baseline_estimation", "behavioral_comparison")
+"""What one variant runs."""
+
+DECISIVE = ("task", "model", "training", "data_generation", "baselines", "comparison")
+"""The branches of the parameters that these pipelines read, beside the seed and the device."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One combination of the axes' values, with one seed."""
+
+    sweep: str
+    axes: dict[str, AxisValue]
+    seed: int
+    overrides: dict[str, Any]
+    """Nested parameters that make it this variant, over the environment's."""
+    parameters: Parameters
+    """The whole tree, checked."""
+
+    @property
+    def name(self) -> str:
+        """``model.num_layers=4,seed=0``"""
+        return ",".join(f"{axis}={show(value)}" for axis, value in self._settings())
+
+    @property
+    def folder(self) -> Path:
+        """Its place below the sweep's folder: ``model.num_layers=4/seed=0``."""
+        return Path(*(f"{quote(axis)}={quote(show(value), safe='+,')}" for axis, value in self._settings()))
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with every parameter that its results depend on, and with no other."""
+        tree = self.parameters.model_dump(mode="json", include=set(DECISIVE))
+        tree["training"] = {key: value for key, value in tree["training"].items() if key not in NO_EFFECT}
+        return fingerprint(tree, self.seed)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What its folder says of it whatever becomes of it."""
+        return {
+            "sweep": self.sweep,
+            "variant": self.name,
+            "axes": self.axes,
+            "seed": self.seed,
+            "fingerprint": self.fingerprint,
+            "parameters": self.parameters.model_dump(mode="json", exclude={"variant"}),
+        }
+
+    def _settings(self) -> list[tuple[str, AxisValue]]:
+        return [*self.axes.items(), ("seed", self.seed)]
+
+
+def show(value: AxisValue) -> str:
+    """A value as it appears in names and tags: ``null``, ``true``, ``0.25``, ``adamw``."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def cross(
+    name: str, sweep: SweepConfig, read_parameters: Callable[[dict[str, Any]], dict[str, Any]]
+) -> list[Variant]:
+    """All variants of a sweep, checked, the last axis and then the seed varying fastest.
+
+    Args:
+        name: the sweep's name.
+        sweep: its axes, seeds and parameters.
+        read_parameters: gives the environment's parameter tree with nested overrides laid over it.
+
+    Raises:
+        SweepError: if an axis names no parameter that matters, or a variant's parameters are not valid;
+            every such variant is named, with the parameter.
+    """
+    tree = read_parameters(sweep.parameters)
+    paths = {axis: _locate(tree, axis, f"{name}.axes") for axis in sweep.axes}
+    variants, problems = [], []
+    for values in itertools.product(*sweep.axes.values()):
+        axes = dict(zip(sweep.axes, values, strict=True))
+        overrides = sweep.parameters
+        for axis, value in axes.items():
+            overrides = _with(overrides, paths[axis], value)
+        try:
+            parameters = check_parameters(read_parameters(overrides))
+        except ParameterError as error:
+            where = ",".join(f"{axis}={show(value)}" for axis, value in axes.items())
+            problems += [f"{name}, variant {where}: {line}" for line in str(error).splitlines()]
+            continue
+        for seed in sweep.seeds:
+            seeded = parameters.model_copy(update={"seed": seed})
+            variants.append(Variant(name, axes, seed, overrides | {"seed": seed}, seeded))
+    if problems:
+        raise SweepError("\n".join(problems))
+    return variants
+
+
+def _locate(tree: dict[str, Any], axis: str, where: str) -> tuple[str, ...]:
+    """The keys that a dotted name stands for; a key may hold dots (``baselines.ridge_0.1.penalty``)."""
+    path, rest = [], axis
+    while rest:
+        fits = [key for key in tree if rest == key or rest.startswith(f"{key}.")] if tree else []
+        if not fits:
+            prefix = "".join(f"{key}." for key in path)
+            allowed = ", ".join(f"{prefix}{key}" for key in (tree if path else DECISIVE))
+            raise SweepError(
+                f"{where}.{axis}: no such parameter; allowed here: {allowed or 'nothing below it'}"
+            )
+        key = max(fits, key=len)
+        path, rest = [*path, key], rest[len(key) + 1 :]
+        tree = tree[key] if isinstance(tree[key], dict) else {}
+        if path[0] not in DECISIVE:
+            raise SweepError(
+                f"{where}.{axis}: no pipeline of a sweep depends on it; allowed: parameters below "
+                + ", ".join(DECISIVE)
+            )
+    return tuple(path)
+
+
+def _with(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    """A copy of a nested tree with one entry set."""
+    key, *rest = path
+    if not rest:
+        return tree | {key: value}
+    below = tree.get(key)
+    return tree | {key: _with(below if isinstance(below, dict) else {}, tuple(rest), value)}
