@@ -475,6 +475,14 @@ def test_other_axes_are_fixed_and_the_remaining_one_is_found():
     assert table["folder"].tolist() == ["variant_1", "variant_3"]
 
 
+def test_a_fixed_value_may_be_rounded():
+    grid_of_noise = records(
+        *(record(model__width=w, task__noise_std=std) for w in (16, 64) for std in (0.25, 1 / 3))
+    )
+    table = list_variants(grid_of_noise, set(grid_of_noise), None, {"task.noise_std": 0.333})
+    assert table["folder"].tolist() == ["variant_1", "variant_3"]
+
+
 def test_a_parameter_that_goes_along_with_the_axis_needs_no_fixing():
     both = records(*(record(model__width=w, model__num_heads=w // 16) for w in (16, 64)))
     assert len(list_variants(both, set(both), "model.width", {})) == 2

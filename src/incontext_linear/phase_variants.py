@@ -4,6 +4,7 @@ A variant is one run of the sweep, described by the record that the sweep leaves
 ``axes`` (swept parameter → value), ``seed``, ``status`` ("done" or not), ``error`` and ``parameters`` (all).
 """
 
+import math
 from collections.abc import Collection, Mapping
 from numbers import Real
 from typing import Any
@@ -64,14 +65,21 @@ def _at_fixed_values(records: Mapping[str, Record], where: Mapping[str, Any]) ->
             raise PhaseDiagramError(
                 f"phase_diagram.where: {name!r} is no axis of this sweep; allowed: {_axes(records)}"
             )
-        if value not in allowed:
+        meant = [known for known in allowed if known == value or _nearly(known, value)]
+        if not meant:
             raise PhaseDiagramError(
                 f"phase_diagram.where: {name}={value!r} is not in this sweep; allowed: {_joined(allowed)}"
             )
-        chosen = {folder: record for folder, record in chosen.items() if record["axes"].get(name) == value}
+        exact = value if value in allowed else meant[0]
+        chosen = {folder: record for folder, record in chosen.items() if record["axes"].get(name) == exact}
     if not chosen:
         raise PhaseDiagramError(f"phase_diagram.where: no variant of this sweep has {dict(where)} at once")
     return chosen
+
+
+def _nearly(known: Any, given: Any) -> bool:
+    """0.333 on the command line means the sweep's 1/3."""
+    return isinstance(known, Real) and isinstance(given, Real) and math.isclose(known, given, rel_tol=2e-3)
 
 
 def _choose_axis(records: Mapping[str, Record], axis: str | None) -> str:
