@@ -237,9 +237,10 @@ def draw_attention(attention: Tensors) -> Figure:
 
 
 def _prompts(prompts: Tensors, probing: ProbingConfig, device: str) -> tuple[Tensor, Tensor]:
-    """xs and ys of the prompts that are used, on the device."""
-    where = resolve_device(device)
-    xs, ys = (prompts[name][: probing.num_prompts].to(where) for name in ("xs", "ys"))
+    """xs and ys of the prompts that are used, on the device, no longer than the longest that is probed."""
+    where, num_examples = resolve_device(device), prompts["xs"].shape[1]
+    longest = max(_context_lengths(probing, num_examples)) + 1  # the query's token comes behind the context
+    xs, ys = (prompts[name][: probing.num_prompts, :longest].to(where) for name in ("xs", "ys"))
     return xs, ys
 
 
