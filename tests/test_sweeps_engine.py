@@ -7,10 +7,18 @@ import time
 
 import psutil
 import pytest
-from distributed import Client
+from distributed import Client, LocalCluster
 
 from incontext_linear.sweeps import engine
-from incontext_linear.sweeps.engine import Machine, Task, execute, local_cluster, plan_machine
+from incontext_linear.sweeps.config import SweepError
+from incontext_linear.sweeps.engine import (
+    Machine,
+    Task,
+    execute,
+    local_cluster,
+    plan_machine,
+    running_cluster,
+)
 
 DEATHS = engine.ALLOWED_DEATHS + 1
 
@@ -93,6 +101,22 @@ def test_workers_are_killed_if_the_block_is_left_by_an_exception():
         client.submit(time.sleep, 60)
         raise KeyboardInterrupt
     assert gone(pids)
+
+
+def test_a_running_cluster_whose_workers_would_mix_variants_in_one_process_is_refused():
+    with (
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=2,
+            processes=False,
+            protocol="tcp://",
+            dashboard_address=None,
+            memory_limit=0,
+        ) as cluster,
+        pytest.raises(SweepError, match=r"has 2 threads.*allowed: workers started with --nthreads 1"),
+        running_cluster(cluster.scheduler_address),
+    ):
+        pass
 
 
 def test_a_machine_is_filled_but_no_more_workers_than_tasks_are_started(monkeypatch):
