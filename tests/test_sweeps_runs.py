@@ -70,10 +70,9 @@ def scheduler(path):
     """A Dask cluster as a user starts one: a scheduler and two workers, in processes of their own."""
     environment = ENVIRONMENT | {"PYTHONPATH": str(path / "src")}
     dask, place = [sys.executable, "-m", "dask"], ["--scheduler-file", str(path / "scheduler.json")]
-    starts = [
-        ["scheduler", "--port", "0", "--no-dashboard"],
-        ["worker", "--nworkers", "2", "--nthreads", "1"],
-    ]
+    # The workers declare a GPU, so that variants whose device is auto ask Dask for it.
+    workers = ["worker", "--nworkers", "2", "--nthreads", "1", "--resources", "GPU=1"]
+    starts = [["scheduler", "--port", "0", "--no-dashboard"], workers]
     with (path / "dask.log").open("w") as log:
         arguments = {"cwd": path, "env": environment, "stdout": log, "stderr": log}
         processes = [subprocess.Popen([*dask, *start, *place], **arguments) for start in starts]
