@@ -42,7 +42,8 @@ class Parameters(Config):
     model: ModelConfig
     training: TrainingConfig
     data_generation: DataGenerationConfig
-    baselines: dict[str, dict[str, Any]]
+    baselines: dict[str, dict[str, Any] | None]
+    """Name → type and arguments; null takes away one that conf/base lists."""
     comparison: ComparisonConfig
     probing: ProbingConfig
     construction: ConstructionConfig
@@ -69,7 +70,7 @@ def check_parameters(raw: dict[str, Any]) -> Parameters:
 
 def _check_names(baselines: dict[str, Any]) -> list[str]:
     """Names of baselines become names of curves and of MLflow's metrics."""
-    if not baselines:
+    if all(spec is None for spec in baselines.values()):
         return ["baselines: none given; allowed: at least one"]
     problems = []
     if LEARNER in baselines:

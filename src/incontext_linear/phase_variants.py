@@ -203,6 +203,8 @@ def ridge_penalties(parameters: Collection[Mapping[str, Any]]) -> dict[str, floa
     for tree in parameters:
         task = TaskConfig.model_validate(tree["task"])
         for name, spec in tree["baselines"].items():
+            if spec is None:
+                continue
             kind = str(spec["type"]).rpartition(".")[2]
             if kind not in ("OrdinaryLeastSquares", "Ridge", "BayesPosteriorMean"):
                 continue

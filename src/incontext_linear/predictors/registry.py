@@ -41,11 +41,13 @@ FROM_TASK: dict[str, Callable[[TaskConfig], Any]] = {
 }
 
 
-def build_predictors(baselines: Mapping[str, Mapping[str, Any]], task: TaskConfig) -> dict[str, Predictor]:
+def build_predictors(
+    baselines: Mapping[str, Mapping[str, Any] | None], task: TaskConfig
+) -> dict[str, Predictor]:
     """Build every predictor that the parameters list.
 
     Args:
-        baselines: name → ``{"type": …, argument: value, …}``.
+        baselines: name → ``{"type": …, argument: value, …}``; None: not this one.
         task: where arguments come from that a type requires and the parameters leave out: ``noise_std``,
             ``prior_std`` and ``task_pool``.
 
@@ -55,7 +57,7 @@ def build_predictors(baselines: Mapping[str, Mapping[str, Any]], task: TaskConfi
     Raises:
         ValueError: as `build_predictor`.
     """
-    return {name: build_predictor(name, spec, task) for name, spec in baselines.items()}
+    return {name: build_predictor(name, spec, task) for name, spec in baselines.items() if spec is not None}
 
 
 def build_predictor(name: str, spec: Mapping[str, Any], task: TaskConfig) -> Predictor:

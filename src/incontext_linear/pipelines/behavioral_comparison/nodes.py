@@ -67,7 +67,8 @@ def measure_ilwd(
     seed: int,
 ) -> pd.DataFrame:
     """ILWD(learner, baseline) against examples seen, with intervals over prompts."""
-    missing = [name for name in baselines if name not in baseline_weights]
+    names = [name for name, spec in baselines.items() if spec is not None]
+    missing = [name for name in names if name not in baseline_weights]
     if missing:
         raise ValueError(f"baselines {missing} have no saved weights; run baseline_estimation again")
     settings = (comparison.confidence, comparison.num_resamples, seed)
@@ -78,7 +79,7 @@ def measure_ilwd(
                 {"predictor": name},
                 *settings,
             )
-            for name in baselines  # the file's own order is not kept by safetensors
+            for name in names  # the file's own order is not kept by safetensors
         ],
         ignore_index=True,
     )
