@@ -168,7 +168,23 @@ def test_again_it_runs_only_what_is_missing_or_has_changed(path, run):
     table = printed(show_status, Project(path, "test"), "tiny")
     assert table.count("changed") == 2
     assert "missing" in printed(show_status, Project(path, "test"), "broken")
-    sweeps.write_text(SWEEPS)
+
+
+def test_what_does_not_concern_training_is_run_again_without_training(path, run):
+    folder = path / "data/test/sweeps/tiny/model.num_layers=1/seed=0"
+    learner, log = folder / "06_models/learner.safetensors", folder / "run.log"
+    fingerprint, trained, lines = states(path, "tiny"), learner.stat().st_mtime_ns, len(log.read_text())
+    status, output = run("tiny")
+    assert status == 0, output
+    assert "0 of 2 variants are done" in output
+    assert learner.stat().st_mtime_ns == trained
+    again = log.read_text()[lines:]
+    assert "Running node: measure_spd" in again
+    assert "train_learner" not in again
+    state = json.loads((folder / "variant.json").read_text())
+    assert state["status"] == "done"
+    assert state["fingerprint"] != fingerprint["model.num_layers=1,seed=0"]["fingerprint"]
+    (path / "conf/test/sweeps.yml").write_text(SWEEPS)
 
 
 def test_a_variant_whose_worker_is_killed_goes_on_from_its_checkpoint_to_the_same_result(

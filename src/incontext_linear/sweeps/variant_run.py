@@ -13,17 +13,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kedro.framework.project import settings
+from kedro.framework.project import pipelines, settings
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 
+from incontext_linear.checkpoints import load_learner
+from incontext_linear.config import TrainingConfig
 from incontext_linear.hooks import Tracking, end_open_runs
+from incontext_linear.parameters import Parameters
 from incontext_linear.progress import listening
 from incontext_linear.sweeps.engine import Report, TaskCancelled
 from incontext_linear.sweeps.state import LOG_FILE, NOTHING_YET, read_state, write_state
 from incontext_linear.sweeps.variants import PIPELINES
+from incontext_linear.training import run_fingerprint
 
 logger = logging.getLogger(__name__)
+
+LEARNER_FILE = Path("06_models", "learner.safetensors")
+"""Where the catalog keeps the learner, below the data folder."""
+
+TRAINING_NODES = {"train_learner", "discard_checkpoints"}
+"""What is left out where the learner is there already."""
 
 _one_at_a_time = threading.Lock()
 _bootstrapped: Path | None = None
@@ -45,20 +55,42 @@ def run_variant(task: dict[str, Any], report: Report) -> dict[str, Any]:
         _enter(project, task["num_threads"])
         variant = task["runtime_params"]["variant"]
         folder = project / variant["folder"]
-        if read_state(folder).get("fingerprint") not in (None, task["record"]["fingerprint"]):
+        trained = is_trained(folder / LEARNER_FILE, Parameters.model_validate(task["record"]["parameters"]))
+        if read_state(folder).get("fingerprint") not in (None, task["record"]["fingerprint"]) and not trained:
             shutil.rmtree(folder)  # results of other parameters must not stand beside the new ones
         state = task["record"] | NOTHING_YET
         write_state(folder, state)
         try:
             with _logged_to(folder / LOG_FILE):
-                state |= _run(task, variant, report)
+                state |= _run(task, variant, report, trained)
         finally:
             _free_memory()
         write_state(folder, state)
         return state
 
 
-def _run(task: dict[str, Any], variant: dict[str, Any], report: Report) -> dict[str, Any]:
+def is_trained(path: Path, parameters: Parameters) -> bool:
+    """Whether the file holds the learner that training with these parameters would give.
+
+    Then a change of the baselines or of the comparison costs no training, nor does a variant that failed
+    after it.
+    """
+    try:
+        learner = load_learner(path)
+        training, seed = TrainingConfig.model_validate(learner.record["training"]), learner.record["seed"]
+    except (FileNotFoundError, KeyError, ValueError):  # of an older version, or no learner at all
+        return False
+    expected = run_fingerprint(parameters.task, parameters.model, parameters.training, parameters.seed)
+    return run_fingerprint(learner.task, learner.model.config, training, seed) == expected
+
+
+def _node_names(trained: bool) -> list[str]:
+    """The nodes of a variant's pipelines, those that train only where there is a learner to train."""
+    names = [node.name for pipeline in PIPELINES for node in pipelines[pipeline].nodes]
+    return [name for name in names if not (trained and name in TRAINING_NODES)]
+
+
+def _run(task: dict[str, Any], variant: dict[str, Any], report: Report, trained: bool) -> dict[str, Any]:
     tracking = next(hook for hook in settings.HOOKS if isinstance(hook, Tracking))
     tracking.run_id, last, start = None, {}, time.perf_counter()
 
@@ -71,7 +103,7 @@ def _run(task: dict[str, Any], variant: dict[str, Any], report: Report) -> dict[
         listener({"stage": "starting"})
         arguments = {"env": task["env"], "runtime_params": task["runtime_params"]}
         with KedroSession.create(task["project"], **arguments) as session, listening(listener):
-            session.run(pipeline_names=list(PIPELINES))
+            session.run(pipeline_names=list(PIPELINES), node_names=_node_names(trained))
         end_open_runs("FINISHED")
     except TaskCancelled:
         end_open_runs("KILLED")
