@@ -75,7 +75,8 @@ def local_cluster(machine: Machine, environment: dict[str, str]) -> Iterator[Cli
         environment: variables that they start with.
     """
     settings = {
-        **{f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in environment.items()},
+        # In place of Dask's own, which make malloc give back every free page: training then takes twice as long.
+        "distributed.nanny.pre-spawn-environ": _thread_limits(machine.num_threads) | environment,
         "distributed.scheduler.allowed-failures": ALLOWED_DEATHS,
         "distributed.scheduler.worker-saturation": 1.0,
     }
@@ -95,6 +96,11 @@ def local_cluster(machine: Machine, environment: dict[str, str]) -> Iterator[Cli
         finally:
             if cluster:
                 cluster.close()
+
+
+def _thread_limits(num_threads: int) -> dict[str, str]:
+    """For libraries that count the cores when they are loaded."""
+    return {f"{library}_NUM_THREADS": str(num_threads) for library in ("OMP", "MKL", "OPENBLAS")}
 
 
 def _worker(machine: Machine, index: int, scratch: str) -> dict[str, Any]:
