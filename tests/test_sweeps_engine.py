@@ -3,17 +3,20 @@
 import contextlib
 import os
 import signal
+import threading
 import time
 
 import psutil
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, get_worker
+from distributed.core import Status
 
 from incontext_linear.sweeps import engine
 from incontext_linear.sweeps.config import SweepError
 from incontext_linear.sweeps.engine import (
     Machine,
     Task,
+    check_resources,
     execute,
     local_cluster,
     plan_machine,
@@ -95,6 +98,74 @@ def test_tasks_stop_at_their_next_report_once_nobody_waits_for_them(tmp_path):
             time.sleep(0.05)
 
 
+def pauses_its_worker(arguments, report):
+    """What happens to a worker that holds more memory than Dask likes: it takes no new task."""
+    worker = get_worker()
+    worker.loop.add_callback(setattr, worker, "status", Status[arguments["status"]])
+    while worker.status == Status.running:
+        time.sleep(0.01)
+    report({"stage": worker.status.name})
+    return {"status": "done"}
+
+
+@pytest.mark.parametrize("status", ["paused", "closing_gracefully"])
+def test_a_task_goes_on_in_a_worker_that_takes_no_new_ones(status):
+    answers = {}
+    with local_cluster(Machine(1, 1), {}) as client:
+        tasks = [Task("first", {"status": status}, {})]
+        execute(client, pauses_its_worker, tasks, lambda *event: None, answers.__setitem__)
+    assert answers == {"first": {"status": "done"}}
+
+
+def leaves_once(arguments, report):
+    """Stops in the middle of the first attempt, since its worker closes; then goes through."""
+    mark = arguments["folder"] / "left"
+    if mark.exists():
+        return {"status": "done"}
+    mark.touch()
+    worker = get_worker()
+    worker._status = Status.closing  # without the rest of closing, which would take the answer away
+    try:
+        report({"stage": "working"})
+    except engine.TaskCancelled:
+        worker._status = Status.running
+        return {"status": "interrupted"}
+    raise AssertionError
+
+
+def test_a_task_that_a_closing_worker_stops_is_run_again(tmp_path):
+    answers = {}
+    with local_cluster(Machine(1, 1), {}) as client:
+        tasks = [Task("moves", {"folder": tmp_path}, {})]
+        execute(client, leaves_once, tasks, lambda *event: None, answers.__setitem__)
+    assert answers == {"moves": {"status": "done"}}
+
+
+def test_a_scheduler_that_lets_go_of_the_tasks_is_named_as_the_cause(tmp_path):
+    seen = threading.Event()
+    with local_cluster(Machine(1, 1), {}) as owner, Client(owner.scheduler.address) as client:
+        restart = threading.Thread(target=lambda: seen.wait() and owner.restart())
+        restart.start()
+        tasks = [Task("endless", {"folder": tmp_path}, {})]
+        with pytest.raises(SweepError, match="Dask has let go of what was running: "):
+            execute(client, never_ends, tasks, lambda *event: seen.set(), print)
+        restart.join()
+
+
+def small_cluster(**options):
+    """A cluster in this process."""
+    known = {"n_workers": 1, "processes": False, "protocol": "tcp://", "dashboard_address": None}
+    return LocalCluster(**known, memory_limit=0, **options)
+
+
+def test_what_no_worker_could_ever_give_is_refused_instead_of_waited_for():
+    with small_cluster(threads_per_worker=1, resources={"GPU": 1}) as cluster, Client(cluster) as client:
+        check_resources(client, {"GPU": 0.33})
+        check_resources(client, {})
+        with pytest.raises(SweepError, match=r"takes 2 of a worker's resource GPU, .* more than 1; allowed"):
+            check_resources(client, {"GPU": 2.0})
+
+
 def test_workers_are_killed_if_the_block_is_left_by_an_exception():
     with contextlib.suppress(KeyboardInterrupt), local_cluster(Machine(1, 1), {}) as client:
         pids = set(client.run(os.getpid).values())
@@ -105,14 +176,7 @@ def test_workers_are_killed_if_the_block_is_left_by_an_exception():
 
 def test_a_running_cluster_whose_workers_would_mix_variants_in_one_process_is_refused():
     with (
-        LocalCluster(
-            n_workers=1,
-            threads_per_worker=2,
-            processes=False,
-            protocol="tcp://",
-            dashboard_address=None,
-            memory_limit=0,
-        ) as cluster,
+        small_cluster(threads_per_worker=2) as cluster,
         pytest.raises(SweepError, match=r"has 2 threads.*allowed: workers started with --nthreads 1"),
         running_cluster(cluster.scheduler_address),
     ):

@@ -13,13 +13,15 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any
 
 import dask
 from dask.system import CPU_COUNT
-from distributed import Client, Nanny, Scheduler, SpecCluster, get_worker, wait
+from distributed import Client, Nanny, Reschedule, Scheduler, SpecCluster, get_worker, wait
 from distributed.scheduler import KilledWorker
+from distributed.worker import WORKER_ANY_RUNNING
 
 from incontext_linear.sweeps.config import SweepError
 
@@ -75,7 +77,7 @@ def local_cluster(machine: Machine, environment: dict[str, str]) -> Iterator[Cli
         environment: variables that they start with.
     """
     settings = {
-        # In place of Dask's own, which make malloc give back every free page: training then takes twice as long.
+        # In place of Dask's own, with which malloc gives back every free page: training took twice as long.
         "distributed.nanny.pre-spawn-environ": _thread_limits(machine.num_threads) | environment,
         "distributed.scheduler.allowed-failures": ALLOWED_DEATHS,
         "distributed.scheduler.worker-saturation": 1.0,
@@ -171,6 +173,23 @@ def gpu_share(device: str, on_gpu_cluster: bool, share: float) -> dict[str, floa
     return {"GPU": share} if device == "cuda" or (device == "auto" and on_gpu_cluster) else {}
 
 
+def check_resources(client: Client, resources: dict[str, float]) -> None:
+    """Refuse what no worker that is there could ever give: Dask would wait for one that can, without a word.
+
+    Raises:
+        SweepError: naming the resource, how much was asked for and how much there is.
+    """
+    workers = _workers(client).values()
+    for name, amount in resources.items():
+        most = max((info["resources"].get(name, 0.0) for info in workers), default=amount)
+        if most < amount:
+            raise SweepError(
+                f"--scheduler {client.scheduler.address}: a variant takes {amount:g} of a worker's resource "
+                f"{name}, but no worker declares more than {most:g}; allowed: workers started with "
+                f"--resources {name}=1, a smaller --gpu-share, or the parameter device: cpu"
+            )
+
+
 def default_gpu_share() -> float:
     """What `VARIANTS_PER_GPU` leave each other, rounded down to hundredths, as a worker would declare it."""
     return math.floor(100 / VARIANTS_PER_GPU) / 100
@@ -206,6 +225,9 @@ def execute(
         on_event: called with a task's name and each of its reports, in another thread.
         on_end: called with a task's name and its answer; ``{"status": "failed", "error": …}`` if it has none
             because its workers died.
+
+    Raises:
+        SweepError: if the scheduler is gone, or cancelled the tasks for somebody else.
     """
     topic, waiting, running = f"sweep-{uuid.uuid4().hex}", list(reversed(tasks)), {}
     client.subscribe_topic(topic, lambda event: on_event(event[1]["task"], event[1]["report"]))
@@ -222,6 +244,8 @@ def execute(
                 wait(list(running), timeout=1, return_when="FIRST_COMPLETED")
             for future in [future for future in running if future.done()]:
                 on_end(running.pop(future), _answer(future))
+    except CancelledError as error:
+        raise SweepError(f"Dask has let go of what was running: {error}") from None
     finally:
         if running and client.status == "running":
             if isinstance(client.cluster, SpecCluster):
@@ -245,16 +269,21 @@ def _perform(work: Work, name: str, arguments: dict[str, Any], topic: str) -> di
     """In the worker: the work, with reports that reach the driver and raise once the task is cancelled."""
     worker = get_worker()
     key = worker.get_current_task()
-    last = 0.0
+    last, closing = 0.0, False
 
     def report(event: dict[str, Any]) -> None:
-        nonlocal last
+        nonlocal last, closing
+        # A worker that is paused, or has been asked to go, still finishes what it runs.
+        closing = worker.status not in WORKER_ANY_RUNNING
         state = worker.state.tasks.get(key)
-        if state is None or state.state != "executing" or worker.status.name != "running":
+        if closing or state is None or state.state != "executing":
             raise TaskCancelled(f"{name} is not waited for any more")
         now = time.monotonic()
         if "step" not in event or now - last > _REPORT_EVERY:
             last = now
             worker.log_event(topic, {"task": name, "report": event})
 
-    return work(arguments, report)
+    answer = work(arguments, report)
+    if closing:  # half-way: another worker goes on
+        raise Reschedule
+    return answer
