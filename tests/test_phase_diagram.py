@@ -112,6 +112,12 @@ def test_means_and_resampled_means_agree_with_plain_loops():
     assert resamples.examples_seen.tolist() == [[1, 2, 3, -1, 2]] * 2
 
 
+def test_a_point_given_twice_is_one():
+    make = rough(lambda value: np.array([0.1, 0.2, 0.3]))
+    resamples = measure((1, 2), make, num_resamples=2, points=(1.0, 1.5, 1.0))
+    assert resamples.scopes[-3:] == (MEAN, "k = d", "k = 1.5d")
+
+
 def test_with_one_seed_only_prompts_are_resampled():
     weights = prompt_weights((4,), 0, 50, 300, 0)
     assert weights.sum(1) == pytest.approx(np.ones(300))
@@ -463,6 +469,14 @@ def test_an_axis_that_cannot_be_drawn_is_refused_with_what_is_allowed(axis, wher
         list_variants(two_axes(), set(two_axes()), axis, where)
 
 
+@pytest.mark.parametrize("axis", [None, "model.num_layers"])
+def test_variants_of_an_earlier_definition_with_other_axes_are_passed_over(axis):
+    earlier = record(model__width=16) | {"status": "running"}
+    mixed = records(earlier, record(model__num_layers=1), record(model__num_layers=2))
+    table = list_variants(mixed, set(mixed), axis, {})
+    assert table["folder"].tolist() == ["variant_1", "variant_2"]
+
+
 def test_an_axis_of_words_is_refused():
     words = records(*(record(training__optimizer=name) for name in ("adamw", "muon")))
     with pytest.raises(PhaseDiagramError, match=r"has the values 'adamw', 'muon'; allowed: numbers"):
@@ -575,7 +589,7 @@ def test_another_sweep_is_named_on_the_command_line_and_mlflow_has_it_all(projec
 def test_a_sweep_that_has_not_been_run_is_asked_for_by_its_command(project):
     result = kedro(project, "--params", "phase_diagram.sweep=width")
     assert result.returncode != 0
-    assert "make it with `kedro sweep run width`" in result.stdout + result.stderr
+    assert "make it with `kedro sweep run width --env test`" in result.stdout + result.stderr
 
 
 def test_a_sweep_named_in_a_file_that_the_catalog_does_not_see_is_an_error():

@@ -2,8 +2,11 @@
 
 import atexit
 import importlib
+import json
 import pkgutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 from kedro_mlflow.framework.hooks.mlflow_hook import MlflowHook
+from mlflow.environment_variables import MLFLOW_RUN_CONTEXT
 
 from incontext_linear import pipelines
 from incontext_linear.checkpoints import check_same_shape
@@ -73,7 +77,8 @@ def _maker(name: str, catalog: DataCatalog, env: str) -> str:
     """The command that makes a dataset: what its catalog entry says, or else the pipeline that writes it."""
     metadata = getattr(catalog.get(name), "metadata", None) or {}
     if "made_by" in metadata:
-        return metadata["made_by"]
+        command = metadata["made_by"]
+        return command + env if command.startswith("kedro ") else command
     # Kedro has only loaded the requested pipeline, so all are built here.
     for module in pkgutil.iter_modules(pipelines.__path__):
         package = importlib.import_module(f"{pipelines.__name__}.{module.name}")
@@ -97,7 +102,8 @@ class Tracking(MlflowHook):
         variant = VariantConfig.model_validate(changed.pop("variant")) if "variant" in changed else None
         if variant:  # runs of this variant whose worker was killed
             kill_open_runs(self.mlflow_config, variant.parent_run_id, variant.name)
-        super().before_pipeline_run(run_params, pipeline, catalog)
+        with _born_with(_variant_tags(variant) if variant else {}):
+            super().before_pipeline_run(run_params, pipeline, catalog)
         if self.run_id is None:
             return
         # MLflow ends what an interrupted process leaves open as FINISHED; this handler comes before its own.
@@ -139,6 +145,20 @@ class Stages:
     def before_node_run(self, node: Node) -> None:
         """Announce the node by its name."""
         announce(node.name)
+
+
+@contextmanager
+def _born_with(tags: dict[str, str]) -> Iterator[None]:
+    """Tag the MLflow run that begins in the block as it is made: its process may die before the next call."""
+    given = MLFLOW_RUN_CONTEXT.get_raw()
+    MLFLOW_RUN_CONTEXT.set(json.dumps(json.loads(given or "{}") | tags))
+    try:
+        yield
+    finally:
+        if given is None:
+            MLFLOW_RUN_CONTEXT.unset()
+        else:
+            MLFLOW_RUN_CONTEXT.set(given)
 
 
 def _variant_tags(variant: VariantConfig) -> dict[str, str]:

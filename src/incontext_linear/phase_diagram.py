@@ -226,6 +226,7 @@ def _columns(
     if absent:
         raise PhaseDiagramError(f"phase_diagram.examples_seen: {absent} given; allowed: 1 to {num_examples}")
     chosen = np.array(examples_seen or range(1, num_examples + 1)) - 1
+    points = tuple(dict.fromkeys(points))
     shape = (len(dims), 1, num_examples)
     mean = np.zeros(shape)
     mean[..., np.unique(chosen)] = 1 / len(np.unique(chosen))

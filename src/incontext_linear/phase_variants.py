@@ -47,6 +47,7 @@ def list_variants(
     """
     chosen = _at_fixed_values(records, where)
     axis = _choose_axis(chosen, axis)
+    chosen = {folder: record for folder, record in chosen.items() if axis in record["axes"]}
     rows, taken = [], {}
     for folder, record in sorted(chosen.items()):
         cell = (record["axes"][axis], record["seed"])
@@ -96,12 +97,13 @@ def _choose_axis(records: Mapping[str, Record], axis: str | None) -> str:
         raise PhaseDiagramError(
             f"phase_diagram.axis: {axis!r} is no axis of this sweep; allowed: {_axes(records)}"
         )
+    records = {folder: record for folder, record in records.items() if axis in record["axes"]}
     wrong = [v for v in _values(records, axis) if isinstance(v, bool) or not isinstance(v, Real)]
     if wrong:
         raise PhaseDiagramError(
             f"phase_diagram.axis: {axis} has the values {_joined(wrong)}; allowed: numbers"
         )
-    for name in names:
+    for name in dict.fromkeys(name for record in records.values() for name in record["axes"]):
         # What goes along with the axis, as a number of heads with the width, needs no fixing.
         if name != axis and not _follows(records, name, axis):
             raise PhaseDiagramError(
