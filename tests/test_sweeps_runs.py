@@ -22,6 +22,9 @@ from incontext_linear.sweeps import engine
 from incontext_linear.sweeps.config import SweepError
 from incontext_linear.sweeps.driver import Cluster, run_sweep, show_list, show_status
 from incontext_linear.sweeps.project import Project
+from incontext_linear.sweeps.state import NOTHING_YET, read_state, write_state
+from incontext_linear.sweeps.variants import Variant
+from incontext_linear.training import run_fingerprint
 
 # The driver runs in this process, and with it Kedro, MLflow and Dask, who warn of each other.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -37,6 +40,7 @@ broken: &long
   seeds: [3]
   parameters: {{training: {LONG}}}
 unbroken: *long
+cancelled: *long
 diverging:
   axes: {{training.learning_rate: [0.003, 1.0e+5]}}
   parameters: {{training: {{optimizer: adamw, gradient_clip: 1.0e+5}}}}
@@ -173,7 +177,8 @@ def test_again_it_runs_only_what_is_missing_or_has_changed(path, run):
 def test_what_does_not_concern_training_is_run_again_without_training(path, run):
     folder = path / "data/test/sweeps/tiny/model.num_layers=1/seed=0"
     learner, log = folder / "06_models/learner.safetensors", folder / "run.log"
-    fingerprint, trained, lines = states(path, "tiny"), learner.stat().st_mtime_ns, len(log.read_text())
+    before, trained, lines = states(path, "tiny"), learner.stat().st_mtime_ns, len(log.read_text())
+    checkpoint = Path(shutil.copy(learner, checkpoint_folder(path, "tiny") / "step_000000001.safetensors"))
     status, output = run("tiny")
     assert status == 0, output
     assert "0 of 2 variants are done" in output
@@ -181,10 +186,62 @@ def test_what_does_not_concern_training_is_run_again_without_training(path, run)
     again = log.read_text()[lines:]
     assert "Running node: measure_spd" in again
     assert "train_learner" not in again
-    state = json.loads((folder / "variant.json").read_text())
+    assert not checkpoint.parent.exists()  # left by a run that was killed once its learner was saved
+    state, before = json.loads((folder / "variant.json").read_text()), before["model.num_layers=1,seed=0"]
     assert state["status"] == "done"
-    assert state["fingerprint"] != fingerprint["model.num_layers=1,seed=0"]["fingerprint"]
+    assert state["fingerprint"] != before["fingerprint"]
+    assert state["spd_to_ols"] == before["spd_to_ols"] > 0
     (path / "conf/test/sweeps.yml").write_text(SWEEPS)
+
+
+def first_variant(path: Path, sweep: str) -> tuple[Variant, Path]:
+    project = Project(path, "test")
+    variant = project.variants(sweep, project.sweep(sweep))[0]
+    return variant, project.folder(sweep) / variant.folder
+
+
+def checkpoint_folder(path: Path, sweep: str) -> Path:
+    """Where its first variant keeps its checkpoints."""
+    variant, folder = first_variant(path, sweep)
+    chosen = variant.parameters
+    name = run_fingerprint(chosen.task, chosen.model, chosen.training, chosen.seed)
+    place = path / folder / "06_models/checkpoints" / name
+    place.mkdir(parents=True, exist_ok=True)
+    return place
+
+
+def test_a_damaged_learner_is_trained_again(path, run):
+    from incontext_linear.sweeps.variant_run import LEARNER_FILE, is_trained
+
+    variant, folder = first_variant(path, "tiny")
+    file = path / folder / LEARNER_FILE
+    assert is_trained(file, variant.parameters)
+    file.write_bytes(file.read_bytes()[:-1])
+    assert not is_trained(file, variant.parameters)
+
+
+def test_a_variant_that_fails_before_its_first_node_leaves_no_run_to_the_next_one(path, run, monkeypatch):
+    from incontext_linear.sweeps.variant_run import run_variant
+
+    variant, _ = first_variant(path, "broken")
+    client = mlflow.MlflowClient(f"sqlite:///{path}/mlflow.db")
+    parent = client.create_run("0", tags={"sweep": "refused"}).info.run_id
+    identity = {"sweep": "refused", "name": variant.name, "folder": "data/test/sweeps/refused", "seed": 3}
+    identity |= {"axes": variant.axes, "parent_run_id": parent}
+    task = {"project": str(path), "env": "test", "record": variant.record, "num_threads": None}
+    task["runtime_params"] = variant.overrides | {"variant": identity}
+
+    def refuse(tags):
+        raise mlflow.MlflowException("no answer")
+
+    monkeypatch.setattr(mlflow, "set_tags", refuse)  # what follows right on the start of a run
+    answer = run_variant(task, lambda event: None)
+    assert (answer["status"], answer["error"]) == ("failed", "MlflowException: no answer")
+    assert mlflow.active_run() is None
+    (child,) = runs(path, "refused")[1]
+    assert child.info.status == "FAILED"
+    assert child.info.run_id == answer["mlflow_run_id"]
+    assert child.data.tags["variant"] == variant.name
 
 
 def test_a_variant_whose_worker_is_killed_goes_on_from_its_checkpoint_to_the_same_result(
@@ -262,6 +319,30 @@ def test_after_ctrl_c_no_process_is_left_and_the_same_command_goes_on(path, run)
         assert "Training goes on from the checkpoint at step" in log.read_text()
 
 
+def test_ctrl_c_lets_the_variants_on_a_running_cluster_stop_at_their_next_report(path, run, scheduler):
+    folder = path / "data/test/sweeps/cancelled"
+
+    def interrupt():
+        await_(lambda: list(folder.rglob("step_*.safetensors")))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    status, output = run("cancelled")
+    thread.join()
+    assert status == 130, output
+    assert f"`kedro sweep run cancelled --env test --scheduler {scheduler}` goes on from here" in output
+    (log,) = folder.rglob("run.log")
+    assert [state["status"] for state in states(path, "cancelled").values()] == ["interrupted"]
+    with Client(scheduler) as client:
+        await_(lambda: not any(client.run(lambda dask_worker: len(dask_worker.active_keys)).values()))
+    parent, children = runs(path, "cancelled")
+    assert [run.info.status for run in (parent, *children)] == ["KILLED"] * 2
+    assert [state["status"] for state in states(path, "cancelled").values()] == ["interrupted"]
+    assert run("cancelled")[0] == 0
+    assert "Training goes on from the checkpoint at step" in log.read_text()
+
+
 def test_what_cannot_run_is_said_before_anything_starts(path, run, monkeypatch):
     monkeypatch.setattr(engine, "_CONNECT_TIMEOUT", 1)
     with pytest.raises(SweepError, match=r"there is no sweep 'other'; allowed: depth, width, noise, tiny"):
@@ -272,6 +353,17 @@ def test_what_cannot_run_is_said_before_anything_starts(path, run, monkeypatch):
         run_sweep(
             Project(path, "test"), "diverging", Cluster("tcp://127.0.0.1:9"), Console(file=io.StringIO())
         )
+
+
+def test_what_a_killed_driver_left_as_running_was_interrupted(path, run, monkeypatch):
+    monkeypatch.setattr(engine, "_CONNECT_TIMEOUT", 1)
+    variant, folder = first_variant(path, "unbroken")
+    write_state(path / folder, variant.record | NOTHING_YET)
+    with pytest.raises(SweepError, match="no Dask scheduler answers there"):
+        run_sweep(
+            Project(path, "test"), "unbroken", Cluster("tcp://127.0.0.1:9"), Console(file=io.StringIO())
+        )
+    assert read_state(path / folder)["status"] == "interrupted"
 
 
 def test_all_sweeps_are_listed_with_how_much_of_them_is_done(path, run):

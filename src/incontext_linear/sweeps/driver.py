@@ -4,7 +4,6 @@ import contextlib
 import logging
 import signal
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +61,7 @@ def run_sweep(project: Project, name: str, cluster: Cluster, console: Console) -
         _check_devices(variants)
     folder = project.folder(name)
     with sole_driver(project.path / folder):
+        _end_running(project.path / folder, variants)  # of a driver that was killed
         states = {v.name: read_state(project.path / folder / v.folder) for v in variants}
         todo = [v for v in variants if standing(states[v.name], v.fingerprint, at_work=False) != "done"]
         console.print(
@@ -79,7 +79,7 @@ def run_sweep(project: Project, name: str, cluster: Cluster, console: Console) -
             with _sigterm_as_ctrl_c():
                 failures = _run(project, folder, todo, cluster, facts, console)
         except KeyboardInterrupt:
-            _leave(project, name, variants, console)
+            _leave(project, name, cluster, variants, console)
             return INTERRUPTED
     if failures:
         console.print(failures_table(failures))
@@ -111,8 +111,9 @@ def _run(
         place = folder / by_name[name].folder
         if answer["status"] != "done":
             failures.append((name, place, answer["error"]))
-            if read_state(project.path / place).get("status") != "failed":  # nobody was left to write it
-                write_state(project.path / place, by_name[name].record | NOTHING_YET | answer)
+            written = by_name[name].record | NOTHING_YET | answer
+            if read_state(project.path / place) != written:  # nobody was left to write it
+                write_state(project.path / place, written)
         display.end(name, answer)
 
     with (
@@ -143,7 +144,12 @@ def _connect(
         share = cluster.gpu_share or engine.default_gpu_share()
         with engine.running_cluster(cluster.scheduler) as client:
             on_gpus = engine.has_gpus(client)
-            yield client, None, lambda variant: engine.gpu_share(variant.parameters.device, on_gpus, share)
+
+            def resources(variant: Variant) -> dict[str, float]:
+                return engine.gpu_share(variant.parameters.device, on_gpus, share)
+
+            engine.check_resources(client, resources(todo[0]))  # no axis changes the device
+            yield client, None, resources
 
 
 def _check_devices(variants: list[Variant]) -> None:
@@ -210,18 +216,24 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _leave(project: Project, name: str, variants: list[Variant], console: Console) -> None:
-    """After Ctrl-C: what is done stays, and the rest says that it was interrupted."""
-    folder, stands = project.path / project.folder(name), Counter()
+def _end_running(folder: Path, variants: list[Variant]) -> None:
+    """What says that it is running, though nobody runs it, was interrupted."""
     for variant in variants:
         state = read_state(folder / variant.folder)
         if state.get("status") == "running":
             write_state(folder / variant.folder, state | {"status": "interrupted"})
-        stands[standing(state, variant.fingerprint, at_work=False)] += 1
-    env = f" --env {project.env}" if project.env else ""
+
+
+def _leave(project: Project, name: str, cluster: Cluster, variants: list[Variant], console: Console) -> None:
+    """After Ctrl-C: what is done stays, and the rest says that it was interrupted."""
+    folder = project.path / project.folder(name)
+    _end_running(folder, variants)
+    stands = [standing(read_state(folder / v.folder), v.fingerprint, at_work=False) for v in variants]
+    options = {"--env": project.env, "--scheduler": cluster.scheduler}
+    again = "".join(f" {option} {value}" for option, value in options.items() if value)
     console.print(
-        f"{name}: interrupted; {stands['done']} of {len(variants)} variants are done; "
-        f"`kedro sweep run {name}{env}` goes on from here",
+        f"{name}: interrupted; {stands.count('done')} of {len(variants)} variants are done; "
+        f"`kedro sweep run {name}{again}` goes on from here",
         highlight=False,
     )
 

@@ -17,7 +17,7 @@ from kedro.framework.project import pipelines, settings
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 
-from incontext_linear.checkpoints import load_learner
+from incontext_linear.checkpoints import UnreadableFileError, load_learner
 from incontext_linear.config import TrainingConfig
 from incontext_linear.hooks import Tracking, end_open_runs
 from incontext_linear.parameters import Parameters
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 LEARNER_FILE = Path("06_models", "learner.safetensors")
 """Where the catalog keeps the learner, below the data folder."""
 
-TRAINING_NODES = {"train_learner", "discard_checkpoints"}
+TRAINING_NODE = "train_learner"
 """What is left out where the learner is there already."""
 
 _one_at_a_time = threading.Lock()
@@ -54,7 +54,7 @@ def run_variant(task: dict[str, Any], report: Report) -> dict[str, Any]:
         project = Path(task["project"])
         _enter(project, task["num_threads"])
         variant = task["runtime_params"]["variant"]
-        folder = project / variant["folder"]
+        folder = _folder(task)
         trained = is_trained(folder / LEARNER_FILE, Parameters.model_validate(task["record"]["parameters"]))
         if read_state(folder).get("fingerprint") not in (None, task["record"]["fingerprint"]) and not trained:
             shutil.rmtree(folder)  # results of other parameters must not stand beside the new ones
@@ -69,6 +69,10 @@ def run_variant(task: dict[str, Any], report: Report) -> dict[str, Any]:
         return state
 
 
+def _folder(task: dict[str, Any]) -> Path:
+    return Path(task["project"], task["runtime_params"]["variant"]["folder"])
+
+
 def is_trained(path: Path, parameters: Parameters) -> bool:
     """Whether the file holds the learner that training with these parameters would give.
 
@@ -78,16 +82,16 @@ def is_trained(path: Path, parameters: Parameters) -> bool:
     try:
         learner = load_learner(path)
         training, seed = TrainingConfig.model_validate(learner.record["training"]), learner.record["seed"]
-    except (FileNotFoundError, KeyError, ValueError):  # of an older version, or no learner at all
+    except (FileNotFoundError, UnreadableFileError, KeyError, ValueError):  # none, or of an older version
         return False
     expected = run_fingerprint(parameters.task, parameters.model, parameters.training, parameters.seed)
     return run_fingerprint(learner.task, learner.model.config, training, seed) == expected
 
 
 def _node_names(trained: bool) -> list[str]:
-    """The nodes of a variant's pipelines, those that train only where there is a learner to train."""
+    """The nodes of a variant's pipelines, the one that trains only where there is a learner to train."""
     names = [node.name for pipeline in PIPELINES for node in pipelines[pipeline].nodes]
-    return [name for name in names if not (trained and name in TRAINING_NODES)]
+    return [name for name in names if not (trained and name == TRAINING_NODE)]
 
 
 def _run(task: dict[str, Any], variant: dict[str, Any], report: Report, trained: bool) -> dict[str, Any]:
@@ -104,6 +108,8 @@ def _run(task: dict[str, Any], variant: dict[str, Any], report: Report, trained:
         arguments = {"env": task["env"], "runtime_params": task["runtime_params"]}
         with KedroSession.create(task["project"], **arguments) as session, listening(listener):
             session.run(pipeline_names=list(PIPELINES), node_names=_node_names(trained))
+        if "spd_to_ols" not in last:  # there was no step of training left to report
+            last |= load_learner(_folder(task) / LEARNER_FILE).record["history"][-1]
         end_open_runs("FINISHED")
     except TaskCancelled:
         end_open_runs("KILLED")
@@ -111,6 +117,9 @@ def _run(task: dict[str, Any], variant: dict[str, Any], report: Report, trained:
     except Exception as error:
         logger.exception("The variant %s failed", variant["name"])
         outcome = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+        # kedro-mlflow ends the run of a node that fails, not of what goes wrong before the first or after the
+        # last one; left open, it would take in the next variant of this process.
+        end_open_runs("FAILED")
     return outcome | {
         "seconds": round(time.perf_counter() - start, 1),
         "mlflow_run_id": tracking.run_id,
