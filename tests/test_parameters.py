@@ -4,6 +4,7 @@ import pytest
 from kedro.config import OmegaConfigLoader
 
 from incontext_linear.parameters import ParameterError, check_parameters
+from incontext_linear.predictors import build_predictors
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,17 @@ def test_the_parameters_of_every_environment_are_valid(env):
 def test_an_error_names_the_parameter_what_was_given_and_what_is_allowed(base, name, value, says):
     with pytest.raises(ParameterError, match=f"(?s){says}"):
         check_parameters(changed(base, name, value))
+
+
+def test_null_takes_a_baseline_away(base):
+    parameters = check_parameters(changed(base, "baselines.ols", None))
+    names = [name for name in base["baselines"] if name != "ols"]
+    assert list(build_predictors(parameters.baselines, parameters.task)) == names
+
+
+def test_at_least_one_baseline_must_be_left(base):
+    with pytest.raises(ParameterError, match="baselines: none given"):
+        check_parameters(changed(base, "baselines", dict.fromkeys(base["baselines"])))
 
 
 def test_all_problems_are_reported_at_once(base):

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from incontext_linear.checkpoints import Learner
 from incontext_linear.config import PROBE_TARGETS, ModelConfig, ProbingConfig, TaskConfig
+from incontext_linear.pipelines.probing.nodes import collect_hidden_states
 from incontext_linear.probes import (
     Column,
     build_targets,
@@ -123,6 +125,19 @@ def test_states_are_those_of_the_learner_with_tokens_before_prompts():
     expected = model.hidden_states(prompts.xs, prompts.ys).detach()
     for row, layer in enumerate([2, 0, 2, 0]):
         torch.testing.assert_close(states[row].transpose(0, 1), expected[layer])
+
+
+def test_prompts_no_longer_than_what_is_probed_give_the_same_states():
+    task = TaskConfig(dim=2, num_examples=9)
+    model = Transformer(2, 9, ModelConfig(num_layers=2, num_heads=2, width=8))
+    learner = Learner(model.initialize(generator(0, "states")), task)
+    prompts = draw_prompts(task, 5, seed=0)._asdict()
+    short, whole = (
+        collect_hidden_states(learner, prompts, ProbingConfig(context_lengths=lengths), "cpu")
+        for lengths in ((2, 4), (2, 4, None))
+    )
+    assert (short.shape[1], whole.shape[1]) == (2 * 4 + 1, 2 * 9 - 1)  # the query's token comes last
+    torch.testing.assert_close(short, whole[:, : 2 * 4 + 1])
 
 
 def test_targets_agree_with_numpy():
