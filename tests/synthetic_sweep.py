@@ -92,3 +92,10 @@ def write_noise_sweep(root, seeds=(0, 1), acts_like=None, num_prompts=64, **task
             axes = {"task.noise_std": round(config.noise_std, 4)}
             write_variant(root, axes, seed, learner, RIDGES, config, num_prompts=num_prompts)
     return root
+
+
+def record(status="done", seed=0, error=None, **axes):
+    """What a variant's ``variant.json`` says; ``model__num_layers=1`` stands for the dotted name."""
+    named = {name.replace("__", "."): value for name, value in axes.items()}
+    parameters = {"task": TaskConfig().model_dump(mode="json"), "baselines": BASELINES}
+    return {"axes": named, "seed": seed, "status": status, "error": error, "parameters": parameters}

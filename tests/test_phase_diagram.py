@@ -1,11 +1,8 @@
+"""The statistics behind a phase diagram, on made-up differences with planted answers."""
+
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_sweep import BASELINES, RATIOS, write_depth_sweep, write_noise_sweep
 
-from incontext_linear.config import PhaseDiagramConfig, TaskConfig
+from incontext_linear.config import TaskConfig
 from incontext_linear.parameters import LEARNER
 from incontext_linear.phase_diagram import (
     EACH,
@@ -31,16 +28,10 @@ from incontext_linear.phase_diagram import (
     transition_table,
 )
 from incontext_linear.phase_variants import (
-    PhaseDiagramError,
-    differing_parameters,
     list_variants,
-    missing_cells,
     ridge_penalties,
 )
-from incontext_linear.pipelines.phase_diagram.nodes import select_variants
 from incontext_linear.tables import tidy_predictions
-
-ROOT = Path(__file__).parents[1]
 
 
 def grid(values, seeds=(0, 1), axis="model.num_layers", dim=2):
@@ -405,203 +396,9 @@ def test_penalties_are_those_of_ridges_that_are_the_same_in_all_variants():
     assert ridge_penalties(trees[:1])["bayes"] == pytest.approx(0.01)
 
 
-# Which variants -----------------------------------------------------------------------------------
-
-
-def record(status="done", seed=0, error=None, **axes):
-    named = {name.replace("__", "."): value for name, value in axes.items()}
-    parameters = {"task": TaskConfig().model_dump(mode="json"), "baselines": BASELINES}
-    return {"axes": named, "seed": seed, "status": status, "error": error, "parameters": parameters}
-
-
-def records(*rows):
-    return {f"variant_{index}": row for index, row in enumerate(rows)}
-
-
-def test_failed_unfinished_and_missing_variants_are_named():
-    given_records = records(
-        record(model__num_layers=1),
-        record(model__num_layers=1, seed=1, status="failed", error="training diverged"),
-        record(model__num_layers=2, status="running"),
-        record(model__num_layers=4),
-        record(model__num_layers=4, seed=1),
-    )
-    table = list_variants(given_records, {"variant_0", "variant_3"}, None, {})
-    assert table["used"].tolist() == [True, False, False, True, False]
-    assert missing_cells(table) == [
-        "variant_1 is not used: its status is 'failed' (training diverged)",
-        "variant_2 is not used: its status is 'running'",
-        "variant_4 is not used: its predictions are missing",
-        "model.num_layers=2 has no variant of seed 1",
-    ]
-
-
-def test_parameters_that_differ_though_they_are_no_axis_are_named():
-    def tree(**task):
-        return {"task": {"dim": 2} | task, "training": {"num_steps": 5}, "probing": {"layers": task}}
-
-    assert differing_parameters([tree(noise_std=0.1), tree(noise_std=0.2)], {"task.noise_std"}) == []
-    (line,) = differing_parameters([tree(), tree(dim=3)], {"task.noise_std"})
-    assert line.startswith("task.dim differs")
-    assert line.endswith("2, 3")
-
-
-def two_axes():
-    return records(*(record(model__num_layers=layers, model__width=w) for layers in (1, 2) for w in (16, 64)))
-
-
-@pytest.mark.parametrize(
-    ("axis", "where", "says"),
-    [
-        (
-            None,
-            {},
-            r"phase_diagram.axis: several parameters vary in this sweep, model.num_layers, model.width",
-        ),
-        ("task.dim", {}, r"'task.dim' is no axis of this sweep; allowed: model.num_layers, model.width"),
-        ("model.width", {}, r"phase_diagram.where: model.num_layers varies .* fix it to one of 1, 2"),
-        ("model.width", {"model.num_layers": 3}, r"model.num_layers=3 is not in this sweep; allowed: 1, 2"),
-        ("model.width", {"task.dim": 3}, r"'task.dim' is no axis of this sweep; allowed: model.num_layers, "),
-    ],
-)
-def test_an_axis_that_cannot_be_drawn_is_refused_with_what_is_allowed(axis, where, says):
-    with pytest.raises(PhaseDiagramError, match=says):
-        list_variants(two_axes(), set(two_axes()), axis, where)
-
-
-@pytest.mark.parametrize("axis", [None, "model.num_layers"])
-def test_variants_of_an_earlier_definition_with_other_axes_are_passed_over(axis):
-    earlier = record(model__width=16) | {"status": "running"}
-    mixed = records(earlier, record(model__num_layers=1), record(model__num_layers=2))
-    table = list_variants(mixed, set(mixed), axis, {})
-    assert table["folder"].tolist() == ["variant_1", "variant_2"]
-
-
-def test_an_axis_of_words_is_refused():
-    words = records(*(record(training__optimizer=name) for name in ("adamw", "muon")))
-    with pytest.raises(PhaseDiagramError, match=r"has the values 'adamw', 'muon'; allowed: numbers"):
-        list_variants(words, set(words), None, {})
-
-
-def test_other_axes_are_fixed_and_the_remaining_one_is_found():
-    table = list_variants(two_axes(), set(two_axes()), None, {"model.width": 64})
-    assert set(table["axis"]) == {"model.num_layers"}
-    assert table["folder"].tolist() == ["variant_1", "variant_3"]
-
-
-def test_a_fixed_value_may_be_rounded():
-    grid_of_noise = records(
-        *(record(model__width=w, task__noise_std=std) for w in (16, 64) for std in (0.25, 1 / 3))
-    )
-    table = list_variants(grid_of_noise, set(grid_of_noise), None, {"task.noise_std": 0.333})
-    assert table["folder"].tolist() == ["variant_1", "variant_3"]
-
-
-def test_a_parameter_that_goes_along_with_the_axis_needs_no_fixing():
-    both = records(*(record(model__width=w, model__num_heads=w // 16) for w in (16, 64)))
-    assert len(list_variants(both, set(both), "model.width", {})) == 2
-
-
-def test_the_noise_is_placed_at_its_ratio_to_the_prior():
-    task = TaskConfig(noise_std=0.5, weights="normal*2")
-    noisy = record(task__noise_std=0.5) | {
-        "parameters": {"task": task.model_dump(mode="json"), "baselines": BASELINES}
-    }
-    assert list_variants({"v": noisy}, {"v"}, None, {})["coordinate"].tolist() == [0.0625]
-
-
 def test_values_without_all_seeds_are_still_drawn(tmp_path):
     root = write_depth_sweep(tmp_path / "depth")
     folders = [str(Path("model.num_layers=2") / "seed=1")]
     variants, resamples, _ = read_sweep(root, drop=folders)
     assert resamples.values["seeds"].tolist() == [2, 1, 2, 2]
     assert len(variants) == 8
-
-
-def test_where_may_be_nested_or_dotted_and_may_not_fix_the_axis():
-    assert PhaseDiagramConfig(where={"model": {"width": 64}}).where == {"model.width": 64}
-    assert PhaseDiagramConfig(where={"model.width": 64}).where == {"model.width": 64}
-    with pytest.raises(ValueError, match=r"where fixes model.width=64, which is the axis"):
-        PhaseDiagramConfig(axis="model.width", where={"model.width": 64})
-
-
-# The pipeline -------------------------------------------------------------------------------------
-
-
-def kedro(project, *arguments):
-    environment = os.environ | {"DO_NOT_TRACK": "1", "COLUMNS": "200"}
-    command = [sys.executable, "-m", "kedro", "run", "--env", "test", "--pipeline", "phase_diagram"]
-    return subprocess.run(
-        [*command, *arguments], cwd=project, env=environment, capture_output=True, text=True, timeout=300
-    )
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    target = tmp_path_factory.mktemp("phase")
-    ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for name in ("conf", "src"):
-        shutil.copytree(ROOT / name, target / name, ignore=ignore)
-    for name in ("pyproject.toml", ".telemetry"):
-        shutil.copy(ROOT / name, target)
-    sweeps = target / "data/test/sweeps"
-    write_depth_sweep(sweeps / "depth")
-    write_noise_sweep(sweeps / "noise")
-    failed = sweeps / "depth/model.num_layers=8/seed=1/variant.json"
-    failed.write_text(json.dumps(json.loads(failed.read_text()) | {"status": "failed", "error": "lost"}))
-    shutil.rmtree(sweeps / "depth/model.num_layers=4/seed=1")
-    return target
-
-
-def reported(project, name):
-    return pd.read_parquet(project / "data/test/08_reporting" / f"{name}.parquet")
-
-
-def test_a_sweep_becomes_tables_figures_and_metrics(project):
-    result = kedro(project)
-    said = " ".join((result.stdout + result.stderr).split())
-    assert result.returncode == 0, said[-3000:]
-    assert "model.num_layers=8/seed=1 is not used: its status is 'failed' (lost)" in said
-    assert "model.num_layers=4 has no variant of seed 1" in said
-    changes = reported(project, "depth_transitions").query("scope == @MEAN")
-    assert [*changes["before"].iloc[:1], *changes["after"].iloc[-1:]] == ["gd_1", "ols"]
-    assert len(reported(project, "depth_divergences")) == 4 * 4 * 8
-    assert reported(project, "depth_nearest")["nearest"].isin(BASELINES).all()
-    assert reported(project, "depth_variants")["used"].sum() == 6
-    for figure in ("divergence", "nearest", "heat_map"):
-        assert (project / f"data/test/08_reporting/depth_{figure}.png").stat().st_size > 10_000
-
-
-def test_another_sweep_is_named_on_the_command_line_and_mlflow_has_it_all(project):
-    result = kedro(project, "--params", "phase_diagram.sweep=noise")
-    assert result.returncode == 0, result.stderr[-3000:]
-    heat_map = reported(project, "noise_heat_map")
-    assert (heat_map["diagonal"] == heat_map["minimum"]).all()
-    client = mlflow.MlflowClient(f"sqlite:///{project}/mlflow.db")
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    run = client.search_runs(experiments, order_by=["attributes.start_time DESC"])[0]
-    assert run.data.params["phase_diagram.sweep"] == "noise"
-    assert {"phase.spd.ols", "phase.margin", "phase.diagonal_share"} <= set(run.data.metrics)
-    names = {Path(artifact.path).name for artifact in client.list_artifacts(run.info.run_id, "figures")}
-    assert names == {"noise_divergence.png", "noise_nearest.png", "noise_heat_map.png"}
-
-
-def test_a_sweep_that_has_not_been_run_is_asked_for_by_its_command(project):
-    result = kedro(project, "--params", "phase_diagram.sweep=width")
-    assert result.returncode != 0
-    assert "make it with `kedro sweep run width --env test`" in result.stdout + result.stderr
-
-
-def test_a_sweep_named_in_a_file_that_the_catalog_does_not_see_is_an_error():
-    given_records = {"v": lambda: record(model__num_layers=1) | {"sweep": "depth"}}
-    with pytest.raises(PhaseDiagramError, match=r"is 'noise', but the catalog reads 'depth'; name the sweep"):
-        select_variants(given_records, {}, {}, PhaseDiagramConfig(sweep="noise"))
-
-
-def test_a_sweep_of_which_nothing_is_done_is_an_error_that_says_why_and_what_to_run():
-    failed = record(status="failed", error="out of memory", model__num_layers=1) | {"sweep": "depth"}
-    with pytest.raises(PhaseDiagramError) as caught:
-        select_variants({"one": lambda: failed}, {}, {}, PhaseDiagramConfig())
-    assert "No variant of the sweep 'depth' can be used" in str(caught.value)
-    assert "one: its status is 'failed' (out of memory)" in str(caught.value)
-    assert "kedro sweep run depth" in str(caught.value)

@@ -80,14 +80,17 @@ def test_the_fingerprint_changes_with_what_the_results_depend_on(fields, changes
 @pytest.mark.parametrize(
     ("sweep", "says"),
     [
-        ({}, "some.axes: this is missing"),
+        ({}, "some.axes: this parameter is missing"),
         ({"axes": {}}, "some.axes: dictionary should have at least 1 item"),
         ({"axes": {"model.width": []}}, "model.width: no values given; allowed: at least one"),
         ({"axes": {"model.width": [8, 8.0]}}, "model.width: 8.0 is given twice"),
         ({"axes": {"seed": [0, 1]}}, "seed is no axis; allowed: list the seeds under seeds"),
         ({"axes": {"model.width": [8]}, "seeds": [1, 1]}, "seeds: 1 is given twice"),
         ({"axes": {"model.width": [8]}, "seeds": [-1]}, "greater than or equal to 0; given -1"),
-        ({"axes": {"model.width": [8]}, "steps": 3}, "some.steps: unknown key (given 3); allowed here: axes"),
+        (
+            {"axes": {"model.width": [8]}, "steps": 3},
+            "some.steps: unknown parameter (given 3); allowed here",
+        ),
         ({"axes": {"model.width": [8]}, "parameters": {"seed": 1}}, "seed is set for each variant"),
     ],
 )

@@ -46,6 +46,25 @@ class Config(BaseModel):
         return flatten(self.model_dump(mode="json"), prefix)
 
 
+def explain(problem: dict[str, Any], name: str, allowed: str) -> str:
+    """One line for one of pydantic's errors.
+
+    Args:
+        problem: the error, as ``ValidationError.errors`` lists it.
+        name: the dotted name of the field.
+        allowed: the names known beside it, said where it is unknown.
+    """
+    given = problem["input"]
+    if problem["type"] == "extra_forbidden":
+        return f"{name}: unknown parameter (given {given!r}); allowed here: {allowed}"
+    if problem["type"] == "missing":
+        return f"{name}: this parameter is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":  # one of our own messages: it says what was given
+        return f"{name}: {message}"
+    return f"{name}: {message[0].lower()}{message[1:]}; given {given!r}"
+
+
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dictionaries as one, with dotted names: ``{"a": {"b": 1}}``, prefix ``p``: ``{"p.a.b": 1}``."""
     flat = {}

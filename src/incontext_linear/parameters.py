@@ -19,6 +19,7 @@ from incontext_linear.config import (
     ProbingConfig,
     TaskConfig,
     TrainingConfig,
+    explain,
 )
 from incontext_linear.construction.config import ConstructionConfig
 from incontext_linear.predictors import build_predictors
@@ -98,16 +99,7 @@ def _explain(problem: dict[str, Any]) -> str:
     """One line for one of pydantic's errors."""
     # Of a union ("bool or 'auto'") pydantic names the member it tried, which is no part of the name.
     path = [str(part) for part in problem["loc"] if part != "bool" and not str(part).startswith("literal[")]
-    name, given = ".".join(path), problem["input"]
-    if problem["type"] == "extra_forbidden":
-        allowed = ", ".join(_fields_at(path[:-1]))
-        return f"{name}: unknown parameter (given {given!r}); allowed here: {allowed}"
-    if problem["type"] == "missing":
-        return f"{name}: this parameter is missing"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error":  # one of our own messages: it says what was given
-        return f"{name}: {message}"
-    return f"{name}: {message[0].lower()}{message[1:]}; given {given!r}"
+    return explain(problem, ".".join(path), ", ".join(_fields_at(path[:-1])))
 
 
 def _fields_at(path: list[str]) -> list[str]:

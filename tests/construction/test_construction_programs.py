@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from gates import open_gate_rounds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,13 +21,6 @@ from incontext_linear.predictors import GradientDescent, OnePassSGD, Predictor, 
 from incontext_linear.transformer import Block, Transformer
 
 SINGLE_STEP, WHOLE_PROMPT = 1e-6, 1e-4
-
-# LayerNorm sums constants of 1e14 beside numbers of order 1; how that rounds depends on the order of sums.
-rounds_well_with_avx512 = pytest.mark.xfail(
-    torch.backends.cpu.get_cpu_capability() != "AVX512",
-    reason="known defect: at some sizes the error is up to 4e-4 on CPUs without AVX-512",
-    strict=False,
-)
 DIMS = (1, 2, 4, 8, 16)
 
 PROGRAMS = {
@@ -107,10 +101,11 @@ LOOPS = {
 }
 
 
-@rounds_well_with_avx512
 @pytest.mark.parametrize("dim", DIMS)
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_program_equals_a_plain_loop_at_every_prefix(name, dim):
+def test_program_equals_a_plain_loop_at_every_prefix(name, dim, request):
+    if (name, dim) == ("sherman_morrison", 2):
+        request.applymarker(open_gate_rounds)
     num_prompts = 2 if dim == 16 else 8
     xs, ys = draw(dim, num_prompts, 20, dim)
     error = relative_error(predict(PROGRAMS[name](dim, 20), xs, ys), loop(LOOPS[name], xs, ys))
@@ -219,9 +214,10 @@ def test_prediction_depends_on_the_prefix_only(name):
     )
 
 
-@rounds_well_with_avx512
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_a_shorter_prompt_than_the_program_was_built_for_is_predicted_too(name):
+def test_a_shorter_prompt_than_the_program_was_built_for_is_predicted_too(name, request):
+    if name == "sherman_morrison":
+        request.applymarker(open_gate_rounds)
     xs, ys = draw(10, 3, 4, 2)
     error = relative_error(predict(PROGRAMS[name](2, 9), xs, ys), TEXTBOOK[name](xs, ys))
     assert error < SINGLE_STEP

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeInt, TypeAdapter, ValidationError, field_validator
 
-from incontext_linear.config import Config
+from incontext_linear.config import Config, explain
 
 AxisValue = bool | int | float | str | None
 
@@ -95,12 +95,4 @@ def _explain(problem: dict[str, Any]) -> str:
     """One line for one of pydantic's errors."""
     # Of a union pydantic names the member it tried, which is no part of the name.
     path = [str(part) for part in problem["loc"] if part not in ("bool", "int", "float", "str")]
-    name, given = ".".join(path), problem["input"]
-    if problem["type"] == "extra_forbidden":
-        return f"{name}: unknown key (given {given!r}); allowed here: {', '.join(SweepConfig.model_fields)}"
-    if problem["type"] == "missing":
-        return f"{name}: this is missing"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error":  # one of our own messages: it says what was given
-        return f"{name}: {message}"
-    return f"{name}: {message[0].lower()}{message[1:]}; given {given!r}"
+    return explain(problem, ".".join(path), ", ".join(SweepConfig.model_fields))

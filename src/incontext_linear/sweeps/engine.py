@@ -115,7 +115,6 @@ def _worker(machine: Machine, index: int, scratch: str) -> dict[str, Any]:
     }
     if machine.gpus:
         options["env"] = {"CUDA_VISIBLE_DEVICES": machine.gpus[index % len(machine.gpus)]}
-        options["resources"] = {"GPU": 1.0}
     return {"cls": Nanny, "options": options}
 
 
