@@ -13,9 +13,8 @@ import pytest
 from synthetic_sweep import BASELINES, record, write_depth_sweep, write_noise_sweep
 
 from incontext_linear.config import PhaseDiagramConfig
-from incontext_linear.phase_variants import (
-    PhaseDiagramError,
-)
+from incontext_linear.phase_diagram import MEAN
+from incontext_linear.phase_variants import PhaseDiagramError
 from incontext_linear.pipelines.phase_diagram.nodes import select_variants
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +55,7 @@ def test_a_sweep_becomes_tables_figures_and_metrics(project):
     assert result.returncode == 0, said[-3000:]
     assert "model.num_layers=8/seed=1 is not used: its status is 'failed' (lost)" in said
     assert "model.num_layers=4 has no variant of seed 1" in said
-    changes = reported(project, "depth_transitions").query("scope == @MEAN")
+    changes = reported(project, "depth_transitions").groupby("scope").get_group(MEAN)
     assert [*changes["before"].iloc[:1], *changes["after"].iloc[-1:]] == ["gd_1", "ols"]
     assert len(reported(project, "depth_divergences")) == 4 * 4 * 8
     assert reported(project, "depth_nearest")["nearest"].isin(BASELINES).all()
