@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from incontext_linear.config import ModelConfig
 from incontext_linear.construction.config import FLOAT32, FLOAT64, Constants
-from incontext_linear.construction.operations import EVERY_Y, SELF, Copy, Layer, Linear, Look, Product
+from incontext_linear.construction.operations import EVERY_Y, SELF, Copy, Kind, Layer, Linear, Look, Product
 from incontext_linear.construction.registers import Registers, Rows
 from incontext_linear.predictors.validation import check_integer
 from incontext_linear.transformer import Block, Transformer
@@ -25,11 +25,8 @@ NUM_HEADS = 2
 """One head brings rows from another column, one looks at its own column."""
 
 # A closed gate lowers every pre-activation of a unit by GATE, where tanh-GeLU is exactly 0 in floating point.
-# A power of two, so that GATE·v - GATE·v leaves no rounding behind in the columns whose gate is open.
+# An open one adds GATE times the row mean that LayerNorm leaves, and takes it away: that may round by GATE·ε.
 GATE = 16.0
-
-# Affine maps enter the GeLU pair this much smaller: a closed gate holds for values up to 8 / LINEAR_SCALE.
-LINEAR_SCALE = 2.0**-13
 
 
 @dataclass(frozen=True)
@@ -112,6 +109,8 @@ class _Weights:
         # Half a turn holds the prompt and the two places before it, so scores fall off on both sides.
         self.angle = np.pi / (self.num_tokens + 2)
         self.division_padding = constants.padding**0.5
+        # Numbers enter an affine map's GeLU pair this much smaller, so that a closed gate outweighs them.
+        self.linear_scale = GATE / 2 / constants.gate_range
 
     def block(self, layer: Layer, config: ModelConfig) -> Block:
         """One layer's weights."""
@@ -236,7 +235,7 @@ class _Weights:
         read = torch.cat((plus, -plus, minus, -minus))
         signs = torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=torch.float64).repeat_interleave(number)
         write = signs * product.gain * (np.pi / 2) ** 0.5 / (4 * scale**2)
-        self._ground(read, product.only)
+        self._ground(read)
         return read, torch.zeros(len(read), dtype=torch.float64), np.tile(product.target, 4), write
 
     def _linear_units(self, linear: Linear) -> tuple[Tensor, Tensor, np.ndarray, Tensor]:
@@ -244,20 +243,23 @@ class _Weights:
         matrix = torch.zeros(linear.target.size, self.rows.size, dtype=torch.float64)
         for column, row in enumerate(linear.source):
             matrix[:, row] += torch.as_tensor(linear.matrix[:, column])
-        read = LINEAR_SCALE * torch.cat((matrix, -matrix))
-        bias = LINEAR_SCALE * linear.bias * torch.ones(len(matrix), dtype=torch.float64)
-        write = torch.ones(len(matrix), dtype=torch.float64) / LINEAR_SCALE
-        self._ground(read, linear.only)
+        read = self.linear_scale * torch.cat((matrix, -matrix))
+        bias = self.linear_scale * linear.bias * torch.ones(len(matrix), dtype=torch.float64)
+        write = torch.ones(len(matrix), dtype=torch.float64) / self.linear_scale
+        self._ground(read)
+        if linear.only is not None:
+            self._gate(read, linear.only)
         return read, torch.cat((bias, -bias)), np.tile(linear.target, 2), torch.cat((write, -write))
 
-    def _ground(self, read: Float[Tensor, "unit row"], only: str | None) -> None:
-        """Read differences to the zero row, and silence the units in the other kind of token."""
-        # LayerNorm shifts all rows by the same mean, which a difference between rows does not see.
+    def _ground(self, read: Float[Tensor, "unit row"]) -> None:
+        """Read differences to the zero row, which do not see the mean that LayerNorm takes from all rows."""
         read[:, self.rows.zero.item()] = -read.sum(1)
-        if only is not None:
-            read[:, (self.rows.is_y if only == "x" else self.rows.is_x).item()] = -GATE
-            # Its own zero row, beside it: where the gate is open the two terms cancel bit by bit.
-            read[:, self.rows.ground.item()] = GATE
+
+    def _gate(self, read: Float[Tensor, "unit row"], only: Kind) -> None:
+        """Silence the units in the other kind of token."""
+        read[:, (self.rows.is_y if only == "x" else self.rows.is_x).item()] = -GATE
+        # Its own zero row, beside it: the two terms cancel where the gate is open.
+        read[:, self.rows.ground.item()] = GATE
 
 
 def _clear(module: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Parameters of the construction: the three constants of a constructed network, and what is measured on it.
+"""Parameters of the construction: the constants of a constructed network, and what is measured on it.
 
 The construction replaces three limits by large or small numbers (paper, section 3 and its appendix):
 attention that looks at one token only, a LayerNorm that changes nothing, and a GeLU that squares. Each
@@ -18,7 +18,7 @@ Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
 
 class Constants(Config):
-    """The finite stand-ins for the three limits of the construction."""
+    """The finite stand-ins for the three limits of the construction, and how far its gates reach."""
 
     saturation: PositiveFloat
     """Score by which the attended token leads its neighbour: each neighbour leaks exp(-saturation)."""
@@ -26,10 +26,12 @@ class Constants(Config):
     """N: the rows that hold +N and -N fix LayerNorm's scale up to |h|²/N² (√N plays this part in `div`)."""
     gelu_scale: PositiveFloat
     """Size at which numbers enter the GeLU when it squares them."""
+    gate_range: PositiveFloat
+    """Largest number that a closed gate holds back; an open one errs by this times the dtype's epsilon."""
 
 
-FLOAT64 = Constants(saturation=60.0, padding=1e14, gelu_scale=1e-6)
-FLOAT32 = Constants(saturation=30.0, padding=1e8, gelu_scale=1e-3)
+FLOAT64 = Constants(saturation=60.0, padding=1e14, gelu_scale=1e-6, gate_range=2**16)
+FLOAT32 = Constants(saturation=30.0, padding=1e8, gelu_scale=1e-3, gate_range=2**10)
 
 
 class ConstructionConfig(Config):

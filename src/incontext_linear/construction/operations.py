@@ -45,7 +45,6 @@ class Product(NamedTuple):
     right: np.ndarray
     target: np.ndarray
     gain: float
-    only: Kind | None
 
 
 class Linear(NamedTuple):
@@ -149,16 +148,11 @@ def average(source: Rows, target: Rows) -> Operation:
     return Operation("average", copies=_copies(EVERY_Y, source, target, "average"))
 
 
-def mul(
-    left: Rows,
-    right: Rows,
-    target: Rows,
-    *,
-    scale: float = 1.0,
-    add: bool = False,
-    only: Kind | None = None,
-) -> Operation:
+def mul(left: Rows, right: Rows, target: Rows, *, scale: float = 1.0, add: bool = False) -> Operation:
     """Write ``scale`` times the matrix product of two registers; sums are the MLP's own.
+
+    It acts in every column: squares are taken of numbers too small to add a gate to without rounding. Where a
+    product must not act, let one of its factors be 0 (`aff` can clear rows in one kind of token).
 
     Args:
         left: rows read, (a, b).
@@ -166,7 +160,6 @@ def mul(
         target: rows written, (a, c); if symmetric, so must the product be, and each row is written once.
         scale: a constant factor.
         add: add to the target instead of overwriting it.
-        only: act in the x-tokens or in the y-tokens alone.
 
     Raises:
         ValueError: if the shapes do not fit.
@@ -178,8 +171,8 @@ def mul(
     rights = np.broadcast_to(right[None], shape).swapaxes(1, 2).reshape(target.size, -1)
     written, first = np.unique(target, return_index=True)
     targets = np.repeat(written, left.shape[1])
-    product = Product(lefts[first].ravel(), rights[first].ravel(), targets, scale, only)
-    return Operation("mul", products=(product,), linears=() if add else (_minus(written, only),))
+    product = Product(lefts[first].ravel(), rights[first].ravel(), targets, scale)
+    return Operation("mul", products=(product,), linears=() if add else (_minus(written, None),))
 
 
 def aff(

@@ -17,7 +17,7 @@ import torch
 
 from incontext_linear.construction.assembler import ConstructedTransformer, Program
 from incontext_linear.construction.config import Constants
-from incontext_linear.construction.operations import Layer, aff, average, div, mov, mul
+from incontext_linear.construction.operations import Layer, Operation, aff, average, div, mov, mul
 from incontext_linear.construction.registers import Registers, Rows, column, symmetric
 from incontext_linear.predictors.validation import check_integer, check_real
 
@@ -101,9 +101,11 @@ def sherman_morrison(
     r = _ridge_registers(dim)
     layers = [
         Layer("x → its y-token", mov(r.x, r.x, y=1)),
-        Layer("u = λA⁻¹x", mul(r.inverse, r.x, r.direction, only="y")),
+        Layer("u = λA⁻¹x", mul(r.inverse, r.x, r.direction)),
         Layer("xᵀu", mul(r.x.T, r.direction, r.denominator)),
-        Layer("λ + xᵀu", aff(r.denominator, bias=penalty, add=True)),
+        Layer(
+            "λ + xᵀu; u = 0 in x-tokens", aff(r.denominator, bias=penalty, add=True), _clear_x(r.direction)
+        ),
         Layer("g = u / (λ + xᵀu)", div(r.direction, r.denominator, r.gain)),
         Layer("λ(A + x xᵀ)⁻¹ = λA⁻¹ − g uᵀ", mul(r.gain, r.direction.T, r.inverse, scale=-1.0, add=True)),
         Layer("wᵀx", mul(r.w.T, r.x, r.residual)),
@@ -140,18 +142,18 @@ def one_pass_sgd(
     """
     check_real("step_size", step_size, positive=True)
     check_real("penalty", penalty)
-    r = _registers(dim, w=column(dim), residual=column(1))
-    fetch = [Layer("x → its y-token", mov(r.x, r.x, y=1))]
+    r = _registers(dim, example=column(dim), w=column(dim), residual=column(1))
+    fetch = [Layer("x → its y-token alone", mov(r.x, r.example, y=1), _clear_x(r.example))]
     step = [
         Layer(
             "wᵀx − y",  # with the w of the example before
             mov(r.w, r.w, x=1, y=2),
-            mul(r.w.T, r.x, r.residual, only="y"),
+            mul(r.w.T, r.example, r.residual),
             aff(r.residual, (-1.0, r.y), add=True),
         ),
         Layer(
             "w − 2α(x(wᵀx − y) + λw)",
-            mul(r.x, r.residual, r.w, scale=-2 * step_size, add=True),
+            mul(r.example, r.residual, r.w, scale=-2 * step_size, add=True),
             aff(r.w, (-2 * step_size * penalty, r.w), add=True, only="y"),
         ),
     ]
@@ -188,14 +190,15 @@ def ridge(
         Layer(
             "u = λA⁻¹x, y − wᵀx",  # with the state of the example before
             mov(state, state, x=1, y=2),
-            mul(r.inverse, r.x, r.direction, only="y"),
+            mul(r.inverse, r.x, r.direction),
             mul(r.w.T, r.x, r.residual, scale=-1.0),
             aff(r.residual, (1.0, r.y), add=True),
         ),
         Layer(
-            "λ + xᵀu",
+            "λ + xᵀu; u = 0 in x-tokens",
             mul(r.x.T, r.direction, r.denominator),
             aff(r.denominator, bias=penalty, add=True),
+            _clear_x(r.direction),
         ),
         Layer("g = u / (λ + xᵀu)", div(r.direction, r.denominator, r.gain)),
         Layer(
@@ -282,6 +285,11 @@ def _ridge_registers(dim: int) -> Registers:
         gain=column(dim),
         residual=column(1),
     )
+
+
+def _clear_x(rows: Rows) -> Operation:
+    """Write 0 in the x-tokens: products with these rows then change nothing there."""
+    return aff(rows, (-1.0, rows), add=True, only="x")
 
 
 def _vector(*registers: Rows) -> Rows:
