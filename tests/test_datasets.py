@@ -7,7 +7,16 @@ from kedro.io import DatasetError
 from kedro_datasets.pandas import ParquetDataset
 from kedro_datasets_experimental.safetensors import SafetensorsDataset
 
-from incontext_linear.datasets import AtomicParquetDataset, AtomicSafetensorsDataset, CheckpointsDataset
+from incontext_linear.checkpoints import Learner
+from incontext_linear.config import ModelConfig, TaskConfig
+from incontext_linear.datasets import (
+    AtomicParquetDataset,
+    AtomicSafetensorsDataset,
+    CheckpointsDataset,
+    LearnerDataset,
+)
+from incontext_linear.tasks import generator
+from incontext_linear.transformer import Transformer
 
 
 def write_a_part_and_fail(self, data):
@@ -40,3 +49,28 @@ def test_a_write_that_fails_half_way_leaves_the_old_file(tmp_path, monkeypatch, 
 def test_checkpoints_are_not_saved_as_a_whole(tmp_path):
     with pytest.raises(DatasetError, match="written by training itself"):
         CheckpointsDataset(str(tmp_path)).save(object())
+
+
+def learner(seed):
+    task, model = TaskConfig(dim=2, num_examples=3), ModelConfig(num_layers=1, num_heads=1, width=4)
+    return Learner(Transformer(2, 3, model).initialize(generator(seed, "model")), task, {"seed": seed})
+
+
+def test_the_learner_that_ships_is_read_until_one_is_saved_and_never_written(tmp_path, caplog):
+    LearnerDataset(str(tmp_path / "shipped.safetensors")).save(learner(0))
+    shipped = (tmp_path / "shipped.safetensors").read_bytes()
+    dataset = LearnerDataset(str(tmp_path / "own.safetensors"), str(tmp_path / "shipped.safetensors"))
+    assert dataset.exists()
+    assert [dataset.load().record["seed"] for _ in range(2)] == [0, 0]
+    assert caplog.text.count("no learner was trained here") == 1
+    dataset.save(learner(1))
+    assert dataset.load().record["seed"] == 1
+    assert (tmp_path / "shipped.safetensors").read_bytes() == shipped
+
+
+def test_where_no_learner_ships_there_is_none_until_one_is_saved(tmp_path):
+    dataset = LearnerDataset(str(tmp_path / "own.safetensors"), str(tmp_path / "absent.safetensors"))
+    assert not dataset.exists()
+    assert not LearnerDataset(str(tmp_path / "own.safetensors")).exists()
+    with pytest.raises(DatasetError, match=r"absent\.safetensors"):
+        dataset.load()

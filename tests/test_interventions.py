@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -172,6 +174,15 @@ def test_attended_positions_are_the_fewest_that_hold_the_share():
     chosen = attended_positions(torch.tensor([0.05, 0.6, 0.05, 0.3]), share=0.85)
     assert chosen.tolist() == [False, True, False, True]
     assert attended_positions(torch.tensor([0.2, 0.8]), share=0.8).tolist() == [False, True]
+
+
+def test_the_querys_own_token_is_not_exchanged_even_if_the_probe_looks_at_nothing_else(model, prompts):
+    pairs = pair_prompts(prompts.xs, prompts.ys, K)
+    scores = torch.full((2 * K + 1,), -20.0).index_fill(0, torch.tensor([2 * K]), 20.0)
+    at_query = dataclasses.replace(some_readout(), attention=scores.softmax(0))
+    moved = intervene(model, pairs, {"least_squares": {3: at_query}}, [3], generator(0, "r"))
+    torch.testing.assert_close(moved.edited["interchange_attended", "least_squares", 3], moved.recipient)
+    assert moved.norms["interchange_attended", "least_squares", 3] > 0
 
 
 def test_predictions_from_any_layer_on_are_the_learners(model, prompts):

@@ -39,6 +39,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -150,9 +151,9 @@ def intervene(
     """Predictions for the recipients' queries under every intervention.
 
     Methods, for each target: ``minimal_edit``, ``pattern_edit``, each with its control ``…_random``, and
-    ``interchange_attended`` at the positions that hold 0.9 of the probe's attention (once the query's token
-    is among them, the answer itself is swapped). Under target ``all``: ``interchange_context``, all tokens
-    before the query.
+    ``interchange_attended`` at the context's positions that hold 0.9 of the probe's attention to the context.
+    Under target ``all``: ``interchange_context``, all tokens before the query. The query's own token is never
+    exchanged: it comes to hold the answer, which any layer would then pass on.
 
     Args:
         model: the learner.
@@ -191,7 +192,7 @@ def _variants(
     }
     edits |= {f"{name}_random": random_edit(edit, rng) for name, edit in edits.items()}
     variants = {(name, target): recipient + edit for name, edit in edits.items()}
-    attended = attended_positions(readout.attention)
+    attended = F.pad(attended_positions(readout.attention[:-1]), (0, 1))
     return variants | {("interchange_attended", target): interchange(recipient, donor, attended)}
 
 

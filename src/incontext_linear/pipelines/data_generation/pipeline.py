@@ -30,6 +30,8 @@ def create_pipeline(**kwargs) -> Pipeline:
                 ["params:task", "params:data_generation", "params:seed"],
                 "probing_prompts",
                 name="draw_probing_prompts",
+                # Part of the pipeline probing too, whose parts are selected by these tags.
+                tags=["probing", "probes", "controls", "causality", "layerwise"],
             ),
         ],
         tags="data_generation",

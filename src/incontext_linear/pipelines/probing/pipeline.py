@@ -1,7 +1,8 @@
-"""Wiring: learner, its controls and probing prompts in; scores, selectivity, causality and progress out."""
+"""Wiring: a learner, its controls and probing prompts in; scores, selectivity, causality and progress out."""
 
 from kedro.pipeline import Pipeline, node, pipeline
 
+from incontext_linear.pipelines import data_generation
 from incontext_linear.pipelines.probing.nodes import (
     average_attention,
     collect_hidden_states,
@@ -31,7 +32,11 @@ _BOOTSTRAP = ["params:probing", "params:seed"]
 
 
 def create_pipeline(**kwargs) -> Pipeline:
-    """Probes, their controls, interventions and the layers' progress; each part has a tag of its own."""
+    """Probes, their controls, interventions and the layers' progress; each part has a tag of its own.
+
+    The prompts are drawn anew, which takes a moment, so that a learner is all that a run needs.
+    """
+    prompts = data_generation.create_pipeline().only_nodes("draw_probing_prompts")
     states = node(
         collect_hidden_states,
         ["learner", "probing_prompts", "params:probing", "params:device"],
@@ -39,7 +44,7 @@ def create_pipeline(**kwargs) -> Pipeline:
         name="collect_hidden_states",
         tags=["probes", "controls", "layerwise"],
     )
-    parts = pipeline([states]) + _probes() + _controls() + _causality() + _layerwise()
+    parts = prompts + pipeline([states]) + _probes() + _controls() + _causality() + _layerwise()
     return pipeline(parts, tags="probing")
 
 
