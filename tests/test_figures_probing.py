@@ -46,8 +46,9 @@ def test_selectivity_marks_the_layer_at_which_a_target_appears_and_no_other(prob
     assert [list(mark.get_xdata()) for mark in marks] == [[1.0], []]
 
 
-def test_movements_show_every_method_in_both_measures():
-    table = pd.DataFrame(
+@pytest.fixture(scope="module")
+def movements():
+    return pd.DataFrame(
         [
             {"method": m, "target": t, "layer": layer, "examples_seen": 2}
             for m in figures_probing.METHODS
@@ -55,10 +56,24 @@ def test_movements_show_every_method_in_both_measures():
             for layer in LAYERS
         ]
     ).assign(fraction=0.5, low=0.4, high=0.6, distance=0.3, distance_low=0.2, distance_high=0.4)
-    figure = figures_probing.plot_movements(table)
+
+
+def test_movements_show_every_method_in_both_measures(movements):
+    figure = figures_probing.plot_movements(movements)
     assert len(figure.axes) == 4
     for axes in figure.axes:
         assert sum(len(line.get_xdata()) == 3 for line in axes.lines) == len(figures_probing.METHODS)
+
+
+def test_calibration_names_layers_by_what_they_compute_and_leaves_random_directions_out(probes, movements):
+    lines = pd.Series(["embedding", "step", "step"])
+    scores = probes[probes["kind"] == "linear"].assign(line=lambda t: t["layer"].map(lines))
+    figure = figures_probing.plot_calibration(scores, movements)
+    read, *moved = figure.axes
+    assert [label.get_text() for label in read.get_xticklabels()] == ["embedding   0", "step   1", "2"]
+    assert len(moved) == len(TARGETS)
+    for axes in moved:
+        assert sum(len(line.get_xdata()) == 3 for line in axes.lines) == len(figures_probing.METHODS) - 2
 
 
 def test_progress_has_a_heat_map_for_each_algorithm_with_steps():

@@ -244,7 +244,10 @@ class ProbingConfig(Config):
     """Targets, of those above, that are replaced by a donor prompt's."""
     causal_prompts: PositiveInt = 512
     """Test prompts that are intervened on, at most."""
+    calibration_steps: PositiveInt = 8
+    """Steps of gradient descent that the constructed network takes on which all of this is tried out."""
     gradient_step_size: PositiveFloat = 0.01
+    """Of the algorithm that the layers are set beside, and of the constructed network."""
     gradient_steps: Annotated[tuple[PositiveInt, ...], Field(min_length=2)] = (1, 2, 4, 8, 16, 32, 64)
     """Steps of gradient descent that the layers are set beside."""
     newton_steps: Annotated[tuple[NonNegativeInt, ...], Field(min_length=2)] = (0, 1, 2, 3, 4, 6, 8, 10, 12)

@@ -125,22 +125,61 @@ def plot_movements(causality: pd.DataFrame) -> Figure:
     grid = figure.subplots(2, len(targets), squeeze=False, sharex=True)
     for row, (middle, low, high, name, hint) in zip(grid, measures, strict=True):
         for axes, target in zip(row, targets, strict=True):
-            for method, (label, color, dash) in METHODS.items():
-                of_target = table["target"].isin([target, "all"]) & (table["method"] == method)
-                rows = table[of_target].sort_values("layer")
-                axes.plot(
-                    rows["layer"], rows[middle], color=color, linestyle=dash, label=label, linewidth=1.8
-                )
-                axes.fill_between(rows["layer"], rows[low], rows[high], color=color, alpha=0.18, linewidth=0)
-            axes.axhline(0, color=MUTED, linewidth=0.9, linestyle=":")
-            axes.axhline(1, color=MUTED, linewidth=0.9, linestyle=":")
-            # A random direction may throw the prediction far off; the scale stays that of the question.
-            axes.set_ylim(-0.25, 1.6)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            _movement_curves(axes, table, target, (middle, low, high))
             prepare_axes(axes, f"{target}: {name}", "layer (0: embedding)", hint)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
+
+
+def plot_calibration(scores: pd.DataFrame, causality: pd.DataFrame) -> Figure:
+    """A network whose algorithm is known: probe error against layer, and what interventions move.
+
+    Layers are named by the line of the algorithm that they carry out, where it is new; the longest context.
+    Random directions are left out: they hit rows on which the construction rests, and break it.
+    """
+    longest = scores["examples_seen"].max()
+    scores, causality = (table[table["examples_seen"] == longest] for table in (scores, causality))
+    targets = [target for target in dict.fromkeys(causality["target"]) if target != "all"]
+    figure = Figure(figsize=(5.0 * (1 + len(targets)) + 1, 5.2), layout="constrained")
+    read, *moved = figure.subplots(1, 1 + len(targets))
+    looks = styles(scores["target"])
+    for target, curve in scores.groupby("target", sort=False):
+        read.plot(curve["layer"], curve["squared_error"], label=target, linewidth=1.8, **looks[target])
+        read.fill_between(
+            curve["layer"], curve["low"], curve["high"], color=looks[target]["color"], alpha=0.18, linewidth=0
+        )
+    prepare_axes(read, "what a linear probe leaves", "", "squared error / variance")
+    read.set_ylim(bottom=0)
+    read.legend(frameon=False, fontsize=9)
+    for axes, target in zip(moved, targets, strict=True):
+        shown = causality[~causality["method"].str.endswith("_random")]
+        _movement_curves(axes, shown, target, ("fraction", "low", "high"))
+        prepare_axes(axes, f"{target}: moved fraction", "", "0: unmoved · 1: the donor's answer")
+    handles, labels = moved[0].get_legend_handles_labels()
+    lines = scores.drop_duplicates("layer").sort_values("layer")
+    new = lines["line"] != lines["line"].shift()
+    names = (lines["line"] + "   ").where(new, "") + lines["layer"].astype(str)
+    for axes in (read, *moved):
+        axes.set_xticks(lines["layer"], names, rotation=90, fontsize=8)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    return figure
+
+
+def _movement_curves(axes: Axes, table: pd.DataFrame, target: str, measure: tuple[str, str, str]) -> None:
+    """One curve a method: the measure (middle, low, high) of its interventions on a target, against layer."""
+    middle, low, high = measure
+    for method, (label, color, dash) in METHODS.items():
+        rows = table[table["target"].isin([target, "all"]) & (table["method"] == method)].sort_values("layer")
+        if rows.empty:
+            continue
+        axes.plot(rows["layer"], rows[middle], color=color, linestyle=dash, label=label, linewidth=1.8)
+        axes.fill_between(rows["layer"], rows[low], rows[high], color=color, alpha=0.18, linewidth=0)
+    axes.axhline(0, color=MUTED, linewidth=0.9, linestyle=":")
+    axes.axhline(1, color=MUTED, linewidth=0.9, linestyle=":")
+    # A random direction may throw the prediction far off; the scale stays that of the question.
+    axes.set_ylim(-0.25, 1.6)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def plot_progress(progress: pd.DataFrame, nearest: pd.DataFrame) -> Figure:

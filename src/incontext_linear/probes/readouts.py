@@ -18,8 +18,10 @@ from incontext_linear.tasks import generator
 class ProbeSet(nn.Module):
     """L·R·C probes in one module: every layer, read-out and column at once.
 
-    Each probe draws its initial weights from a generator of its own, named after the probe, so that it begins
-    the same way whichever others are trained beside it.
+    An MLP draws its initial weights from a generator of its own, named after the probe, so that it begins the
+    same way whichever others are trained beside it. A linear read-out begins at zero: it then has no part in
+    directions in which the states never vary, where its weights would stay as drawn, and an edit along it
+    would take the states where no prompt leads.
 
     Args:
         layers: the layers' numbers, L of them.
@@ -28,7 +30,7 @@ class ProbeSet(nn.Module):
         visible: (C, T), the tokens that a column's probes may attend to.
         width: H.
         sizes: each column's own size, D the largest.
-        seed: decides the initial weights.
+        seed: decides the initial weights of the MLPs.
     """
 
     def __init__(
@@ -47,11 +49,14 @@ class ProbeSet(nn.Module):
         self.scores = nn.Parameter(torch.zeros(num_layers, len(hidden_units), num_columns, num_tokens))
         self.matrices, self.biases = nn.ModuleList(), nn.ModuleList()
         for units in hidden_units:
-            rngs = [
-                [generator(seed, f"probe {units} {layer} {column}") for column in columns] for layer in layers
-            ]
-            hidden = [] if units is None else [_draw(rngs, width, [units] * num_columns)]
-            matrices = [*hidden, _draw(rngs, units or width, sizes)]
+            if units is None:
+                matrices = [torch.zeros(num_layers, num_columns, width, max(sizes))]
+            else:
+                rngs = [
+                    [generator(seed, f"probe {units} {layer} {column}") for column in columns]
+                    for layer in layers
+                ]
+                matrices = [_draw(rngs, width, [units] * num_columns), _draw(rngs, units, sizes)]
             self.matrices.append(nn.ParameterList(matrices))
             self.biases.append(
                 nn.ParameterList(torch.zeros(num_layers, num_columns, 1, m.shape[-1]) for m in matrices)

@@ -31,7 +31,7 @@ def create_pipeline(**kwargs) -> Pipeline:
                 "probing_prompts",
                 name="draw_probing_prompts",
                 # Part of the pipeline probing too, whose parts are selected by these tags.
-                tags=["probing", "probes", "controls", "causality", "layerwise"],
+                tags=["probing", "probes", "controls", "causality", "calibration", "layerwise"],
             ),
         ],
         tags="data_generation",

@@ -9,9 +9,17 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from incontext_linear.checkpoints import Learner, check_same_shape, resolve_device
-from incontext_linear.config import DistributionConfig, ProbingConfig, TrainingConfig
+from incontext_linear.config import DistributionConfig, ProbingConfig, TaskConfig, TrainingConfig
+from incontext_linear.construction import gradient_descent
+from incontext_linear.construction.config import FLOAT32
 from incontext_linear.figures import plot_attention, plot_probe_attention, plot_probe_scores
-from incontext_linear.figures_probing import plot_controls, plot_movements, plot_progress, plot_selectivity
+from incontext_linear.figures_probing import (
+    plot_calibration,
+    plot_controls,
+    plot_movements,
+    plot_progress,
+    plot_selectivity,
+)
 from incontext_linear.interventions import intervene, movement_table, pair_prompts
 from incontext_linear.predictors import GradientDescent, IterativeNewton, OrdinaryLeastSquares
 from incontext_linear.probes import (
@@ -148,6 +156,60 @@ def measure_causality(
     return pd.concat(tables, ignore_index=True)
 
 
+def construct_learner(task: TaskConfig, probing: ProbingConfig) -> Learner:
+    """A network whose algorithm is known: gradient descent by construction, a layer a step."""
+    network = gradient_descent(
+        task.dim,
+        task.num_examples,
+        step_size=probing.gradient_step_size,
+        num_steps=probing.calibration_steps,
+        # No division here, so a small padding does, beside which probes in float32 still see the other rows.
+        constants=FLOAT32.model_copy(update={"padding": 1e4}),
+        dtype=torch.float32,
+    )
+    return Learner(network, task)
+
+
+def train_calibration_probes(
+    constructed: Learner, prompts: Tensors, probing: ProbingConfig, device: str, seed: int
+) -> tuple[pd.DataFrame, Tensors]:
+    """Linear probes on every layer of the constructed network: errors on the test prompts, and read-outs."""
+    settings = _calibrating(probing)
+    hidden = collect_hidden_states(constructed, prompts, settings, device)
+    errors, _, readouts = train_probes(hidden, constructed, prompts, settings, device, seed)
+    return errors.assign(source="constructed_learner"), readouts
+
+
+def score_calibration(
+    errors: pd.DataFrame, constructed: Learner, probing: ProbingConfig, seed: int
+) -> pd.DataFrame:
+    """Held-out error of every probe, beside the ``line`` of the algorithm that its layer carries out."""
+    lines = ["embedding", *(layer.line for layer in constructed.model.layers)]
+    scores = score_table(errors, probing, seed)
+    return scores.assign(line=[lines[layer] for layer in scores["layer"]])
+
+
+def calibrate_interventions(
+    constructed: Learner, prompts: Tensors, readouts: Tensors, probing: ProbingConfig, device: str, seed: int
+) -> pd.DataFrame:
+    """What the interventions move where it is known which layer computes from what."""
+    return measure_causality(constructed, prompts, readouts, _calibrating(probing), device, seed)
+
+
+def calibrate_progress(
+    constructed: Learner, prompts: Tensors, probing: ProbingConfig, device: str, seed: int
+) -> pd.DataFrame:
+    """The step that each layer of the constructed network seems to have reached, where the truth is known."""
+    settings = _calibrating(probing)
+    hidden = collect_hidden_states(constructed, prompts, settings, device)
+    return measure_progress(hidden, constructed, prompts, settings, device, seed)[1]
+
+
+def _calibrating(probing: ProbingConfig) -> ProbingConfig:
+    """All layers of the constructed network, and linear probes alone, which interventions are based on."""
+    return probing.model_copy(update={"layers": None, "hidden_units": (), "num_seeds": 1})
+
+
 def measure_progress(
     hidden: Tensor, learner: Learner, prompts: Tensors, probing: ProbingConfig, device: str, seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -199,6 +261,18 @@ def report_causality_metrics(causality: pd.DataFrame) -> History:
 def report_progress_metrics(nearest: pd.DataFrame) -> History:
     """The nearest number of steps of each algorithm, as metric histories whose step is the layer."""
     return _histories(nearest, "nearest_steps", ["algorithm", "examples_seen"], "nearest_steps")
+
+
+def report_calibration_metrics(scores: pd.DataFrame, causality: pd.DataFrame) -> History:
+    """R² of the probes of the constructed network and what its interventions move, against its layers."""
+    return _histories(scores, "calibration.probe", ["target", "examples_seen"], "r_squared") | _histories(
+        causality, "calibration.moved", ["method", "target", "examples_seen"], "fraction"
+    )
+
+
+def draw_calibration(scores: pd.DataFrame, causality: pd.DataFrame) -> Figure:
+    """What can be read of a network whose algorithm is known, and what interventions move, against layer."""
+    return plot_calibration(scores, causality)
 
 
 def draw_probe_scores(scores: pd.DataFrame) -> Figure:

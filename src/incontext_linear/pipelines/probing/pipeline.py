@@ -5,8 +5,12 @@ from kedro.pipeline import Pipeline, node, pipeline
 from incontext_linear.pipelines import data_generation
 from incontext_linear.pipelines.probing.nodes import (
     average_attention,
+    calibrate_interventions,
+    calibrate_progress,
     collect_hidden_states,
+    construct_learner,
     draw_attention,
+    draw_calibration,
     draw_causality,
     draw_controls,
     draw_probe_attention,
@@ -17,11 +21,14 @@ from incontext_linear.pipelines.probing.nodes import (
     measure_overlap,
     measure_progress,
     measure_selectivity,
+    report_calibration_metrics,
     report_causality_metrics,
     report_probing_metrics,
     report_progress_metrics,
     report_selectivity_metrics,
+    score_calibration,
     score_probes,
+    train_calibration_probes,
     train_control_learner,
     train_control_probes,
     train_probes,
@@ -45,6 +52,7 @@ def create_pipeline(**kwargs) -> Pipeline:
         tags=["probes", "controls", "layerwise"],
     )
     parts = prompts + pipeline([states]) + _probes() + _controls() + _causality() + _layerwise()
+    parts += _calibration()
     return pipeline(parts, tags="probing")
 
 
@@ -138,6 +146,58 @@ def _causality() -> Pipeline:
             node(draw_causality, "causality", "causality_figure", name="draw_causality"),
         ],
         tags="causality",
+    )
+
+
+def _calibration() -> Pipeline:
+    network = ["constructed_learner", "probing_prompts"]
+    settings = ["params:probing", "params:device", "params:seed"]
+    return pipeline(
+        [
+            node(
+                construct_learner,
+                ["params:task", "params:probing"],
+                "constructed_learner",
+                name="construct_learner",
+            ),
+            node(
+                train_calibration_probes,
+                [*network, *settings],
+                ["calibration_errors", "calibration_readouts"],
+                name="train_calibration_probes",
+            ),
+            node(
+                score_calibration,
+                ["calibration_errors", "constructed_learner", *_BOOTSTRAP],
+                "calibration_scores",
+                name="score_calibration",
+            ),
+            node(
+                calibrate_interventions,
+                [*network, "calibration_readouts", *settings],
+                "calibration_causality",
+                name="calibrate_interventions",
+            ),
+            node(
+                calibrate_progress,
+                [*network, *settings],
+                "calibration_steps",
+                name="calibrate_progress",
+            ),
+            node(
+                report_calibration_metrics,
+                ["calibration_scores", "calibration_causality"],
+                "calibration_metrics",
+                name="report_calibration_metrics",
+            ),
+            node(
+                draw_calibration,
+                ["calibration_scores", "calibration_causality"],
+                "calibration_figure",
+                name="draw_calibration",
+            ),
+        ],
+        tags="calibration",
     )
 
 
