@@ -8,7 +8,7 @@ import time
 
 import psutil
 import pytest
-from distributed import Client, LocalCluster, get_worker
+from distributed import Client, LocalCluster, Scheduler, SpecCluster, Worker, get_worker
 from distributed.core import Status
 
 from incontext_linear.sweeps import engine
@@ -164,6 +164,28 @@ def test_what_no_worker_could_ever_give_is_refused_instead_of_waited_for():
         check_resources(client, {})
         with pytest.raises(SweepError, match=r"takes 2 of a worker's resource GPU, .* more than 1; allowed"):
             check_resources(client, {"GPU": 2.0})
+
+
+def counts_tasks_given(arguments, report):
+    """Runs for a moment, and counts the tasks that its worker has been given."""
+    time.sleep(0.3)
+    return {"status": "done", "tasks": len(get_worker().state.tasks)}
+
+
+def test_no_task_is_given_to_a_worker_that_runs_another_where_some_workers_lack_what_it_takes():
+    answers = {}
+    options = {"nthreads": 1, "memory_limit": 0, "dashboard": False}
+    workers = {
+        name: {"cls": Worker, "options": options | {"resources": given}}
+        for name, given in (("cpu", {}), ("gpu", {"GPU": 1}), ("another cpu", {}))
+    }
+    scheduler = {"cls": Scheduler, "options": {"dashboard": False, "dashboard_address": ":0"}}
+    with SpecCluster(scheduler=scheduler, workers=workers) as cluster, Client(cluster) as client:
+        client.wait_for_workers(3)
+        assert (engine.num_able(client, {"GPU": 0.33}), engine.num_able(client, {})) == (1, 3)
+        tasks = [Task(name, {}, {"GPU": 0.33}) for name in "abc"]
+        execute(client, counts_tasks_given, tasks, lambda *event: None, answers.__setitem__)
+    assert [answer["tasks"] for answer in answers.values()] == [1, 1, 1]
 
 
 def test_workers_are_killed_if_the_block_is_left_by_an_exception():

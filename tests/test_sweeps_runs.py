@@ -366,6 +366,16 @@ def test_what_a_killed_driver_left_as_running_was_interrupted(path, run, monkeyp
     assert read_state(path / folder)["status"] == "interrupted"
 
 
+def test_a_sweep_that_cannot_be_run_does_not_hide_the_others_in_the_list(path, run):
+    (path / "conf/test/sweeps.yml").write_text(SWEEPS)
+    console = Console(width=250, file=io.StringIO())
+    with pytest.raises(SweepError, match="invalid"):
+        show_list(Project(path, "test"), console)
+    lines = console.file.getvalue().splitlines()
+    assert any("invalid" in line and "not valid" in line for line in lines)
+    assert any("diverging" in line and "not valid" not in line for line in lines)
+
+
 def test_all_sweeps_are_listed_with_how_much_of_them_is_done(path, run):
     (path / "conf/test/sweeps.yml").write_text(SWEEPS.partition("invalid:")[0])
     (line,) = [line for line in printed(show_list, Project(path, "test")).splitlines() if "diverging" in line]

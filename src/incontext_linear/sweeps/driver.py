@@ -253,20 +253,25 @@ def show_status(project: Project, name: str, console: Console) -> None:
 
 
 def show_list(project: Project, console: Console) -> None:
-    """Print all sweeps of the environment.
+    """Print all sweeps of the environment, and of those that cannot be run, why.
 
     Raises:
-        SweepError: if one of them cannot be run.
+        SweepError: at the end, if one of them cannot be run.
     """
-    rows = []
+    rows, problems = [], []
     for name, sweep in project.sweeps().items():
-        folder, variants = project.path / project.folder(name), project.variants(name, sweep)
-        done = [
-            v for v in variants if standing(read_state(folder / v.folder), v.fingerprint, False) == "done"
-        ]
         axes = "; ".join(f"{axis}: {_list(values)}" for axis, values in sweep.axes.items())
-        rows.append((name, axes, _list(sweep.seeds), str(len(variants)), str(len(done))))
+        try:
+            folder, variants = project.path / project.folder(name), project.variants(name, sweep)
+        except SweepError as error:
+            problems.append(str(error))
+            rows.append((name, axes, _list(sweep.seeds), "not valid", ""))
+            continue
+        stands = [standing(read_state(folder / v.folder), v.fingerprint, False) for v in variants]
+        rows.append((name, axes, _list(sweep.seeds), str(len(variants)), str(stands.count("done"))))
     console.print(list_table(rows))
+    if problems:
+        raise SweepError("\n".join(problems))
 
 
 def _list(values: tuple[Any, ...]) -> str:

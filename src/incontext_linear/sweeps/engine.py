@@ -189,6 +189,14 @@ def check_resources(client: Client, resources: dict[str, float]) -> None:
             )
 
 
+def num_able(client: Client, resources: dict[str, float]) -> int:
+    """How many workers could give so much: as many tasks can run at once, one in each worker."""
+    return sum(
+        all(info["resources"].get(name, 0.0) >= amount for name, amount in resources.items())
+        for info in _workers(client).values()
+    )
+
+
 def default_gpu_share() -> float:
     """What `VARIANTS_PER_GPU` leave each other, rounded down to hundredths, as a worker would declare it."""
     return math.floor(100 / VARIANTS_PER_GPU) / 100
@@ -232,8 +240,9 @@ def execute(
     client.subscribe_topic(topic, lambda event: on_event(event[1]["task"], event[1]["report"]))
     try:
         while waiting or running:
-            # One task a worker: the death of a worker then counts against the one task it was running.
-            while waiting and len(running) < max(1, len(_workers(client))):
+            # One task a worker, of those that can run it: Dask would let others wait on a worker that is at
+            # work, and that worker's death would then count against them too.
+            while waiting and len(running) < max(1, num_able(client, waiting[-1].resources)):
                 task = waiting.pop()
                 future = client.submit(
                     _perform, work, task.name, task.arguments, topic, pure=False, resources=task.resources
