@@ -70,7 +70,7 @@ def test_probes_read_the_moment_from_the_layer_of_the_products_on(scores):
 def test_probes_read_more_of_the_weights_with_every_step(scores):
     steps = scores.loc[3 : LAST - 1, "least_squares"]
     assert (scores.loc[:1, "least_squares"] > 0.8).all()
-    assert steps.iloc[-1] < 0.7 * steps.iloc[0]
+    assert steps.iloc[-1] < 0.8 * steps.iloc[0]
     assert (steps.diff().dropna() < 0.02).all()
 
 

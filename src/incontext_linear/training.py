@@ -1,4 +1,4 @@
-"""The training loop: fresh prompts at every step, AdamW, warm-up and cosine, checkpoints.
+"""The training loop: fresh prompts at every step, AdamW or Muon, warm-up and cosine, checkpoints.
 
 The loss is the paper's (section 2): the squared error of the prediction at every prefix, averaged over
 prompts and prefixes. A step's batch is a pure function of (task, seed, step), so nothing about the data
