@@ -65,6 +65,11 @@ class HoldsWeights(Transformer):
         return hidden[:, ::2, 4]
 
 
+def others():
+    drawn = draw_prompts(TaskConfig(dim=DIM, num_examples=6), 64, seed=1)
+    return drawn.xs[:, : K + 1], drawn.ys[:, : K + 1]
+
+
 def weights_readout():
     matrix = torch.zeros(WIDTH, DIM)
     matrix[2, 0] = matrix[3, 1] = 1.0
@@ -75,9 +80,8 @@ def weights_readout():
 @pytest.fixture(scope="module")
 def toy(prompts):
     readouts = {"weights": dict.fromkeys(range(3), weights_readout())}
-    return intervene(
-        HoldsWeights(), pair_prompts(prompts.xs, prompts.ys, K), readouts, range(3), generator(0, "r")
-    )
+    pairs = pair_prompts(prompts.xs, prompts.ys, K)
+    return intervene(HoldsWeights(), pairs, others(), readouts, range(3), generator(0, "r"))
 
 
 def test_an_edit_of_what_is_held_and_read_gives_exactly_the_donors_prediction(toy):
@@ -111,20 +115,20 @@ def test_the_donor_is_the_next_prompt_with_the_recipients_query(prompts):
 
 def test_a_donors_prediction_is_the_learners_own_behind_the_donors_examples(model, prompts):
     pairs = pair_prompts(prompts.xs, prompts.ys, K)
-    moved = intervene(model, pairs, {}, [0], generator(0, "r"))
+    moved = intervene(model, pairs, others(), {}, [0], generator(0, "r"))
     torch.testing.assert_close(moved.recipient, model(prompts.xs, prompts.ys)[:, K].detach())
     torch.testing.assert_close(moved.donor, model(*pairs.donor)[:, K].detach())
 
 
 def test_interchange_of_all_positions_at_layer_0_gives_exactly_the_donors_prediction(model, prompts):
     pairs = pair_prompts(prompts.xs, prompts.ys, K)
-    moved = intervene(model, pairs, {}, [0, 3], generator(0, "r"))
+    moved = intervene(model, pairs, others(), {}, [0, 3], generator(0, "r"))
     assert torch.equal(moved.edited["interchange_context", "all", 0], moved.donor)
 
 
 def test_interchange_of_the_context_behind_the_last_layer_changes_nothing(model, prompts):
     pairs = pair_prompts(prompts.xs, prompts.ys, K)
-    moved = intervene(model, pairs, {}, [0, 3], generator(0, "r"))
+    moved = intervene(model, pairs, others(), {}, [0, 3], generator(0, "r"))
     assert torch.equal(moved.edited["interchange_context", "all", 3], moved.recipient)
 
 
@@ -162,6 +166,20 @@ def test_a_pattern_edit_reaches_a_copy_that_the_probe_does_not_look_at():
     assert (minimal[:, 5] == 0).all()
 
 
+def test_a_pattern_of_other_prompts_has_no_part_of_the_pairs_own_difference():
+    hidden = torch.randn(2, 40, 2 * K + 1, WIDTH, generator=generator(0, "hidden"))
+    recipient, donor = hidden[0], hidden[0].roll(-1, 0)
+    readout, difference = some_readout(), donor - recipient
+    change = readout.decode(donor) - readout.decode(recipient)
+
+    def share(states):
+        edit = pattern_edit(states, readout, change)
+        return ((edit * difference).sum() / difference.square().sum()).item()
+
+    assert share(hidden[0]) > DIM / 40  # as it would be if the pattern were estimated on the pairs themselves
+    assert abs(share(hidden[1])) < 0.4 * DIM / 40
+
+
 def test_random_directions_have_the_edits_norm_at_every_position():
     edit = minimal_edit(some_readout(), torch.randn(5, DIM, generator=generator(0, "change")))
     control = random_edit(edit, generator(0, "r"))
@@ -180,7 +198,7 @@ def test_the_querys_own_token_is_not_exchanged_even_if_the_probe_looks_at_nothin
     pairs = pair_prompts(prompts.xs, prompts.ys, K)
     scores = torch.full((2 * K + 1,), -20.0).index_fill(0, torch.tensor([2 * K]), 20.0)
     at_query = dataclasses.replace(some_readout(), attention=scores.softmax(0))
-    moved = intervene(model, pairs, {"least_squares": {3: at_query}}, [3], generator(0, "r"))
+    moved = intervene(model, pairs, others(), {"least_squares": {3: at_query}}, [3], generator(0, "r"))
     torch.testing.assert_close(moved.edited["interchange_attended", "least_squares", 3], moved.recipient)
     assert moved.norms["interchange_attended", "least_squares", 3] > 0
 

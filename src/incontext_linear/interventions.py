@@ -12,7 +12,7 @@ donor's and the edited prediction,
 Two edits change what the probe decodes from the recipient's value to the donor's. The *minimal* one is the
 smallest that does so, and moves along the read-out's own directions. A read-out may owe its precision to
 directions in which the states hardly vary, and then this edit is tiny and passes unseen; the table's ``norm``
-says so. The *pattern* edit moves the states as they vary with the decoded value across prompts, at all
+says so. The *pattern* edit moves the states as they vary with the decoded value across other prompts, at all
 positions (Haufe et al. 2014: a decoder's filter is not the pattern it detects); of all edits with this
 effect it is the smallest in the metric of the states' own covariance. Each is set beside random directions
 of the same norm.
@@ -80,15 +80,22 @@ def minimal_edit(
 
 
 def pattern_edit(
-    hidden: Float[Tensor, "batch token width"], readout: LinearReadout, change: Float[Tensor, "batch size"]
+    others: Float[Tensor, "other token width"], readout: LinearReadout, change: Float[Tensor, "batch size"]
 ) -> Float[Tensor, "batch token width"]:
     """The change of the hidden states that goes along with ``change`` of what is decoded, across prompts.
 
-    δₜ = Cov(hₜ, v̂) Cov(v̂)⁻¹ Δv, estimated on these prompts: what the states would be expected to differ
-    by, had the probe read another value. It moves what is decoded by Δv too, and reaches all positions.
+    δₜ = Cov(hₜ, v̂) Cov(v̂)⁻¹ Δv: what the states would be expected to differ by, had the probe read another
+    value. It moves what is decoded by Δv too, and reaches all positions.
+
+    Args:
+        others: hidden states that the covariances are estimated on. They must be other prompts' than the
+            recipients' and donors': among N prompts, a pair's own part in the estimate is about D/N of the
+            whole difference of donor and recipient, which would move the prediction by as much.
+        readout: what decodes v̂.
+        change: Δv, for each recipient.
     """
-    states = hidden - hidden.mean(0)
-    decoded = readout.decode(hidden)
+    states = others - others.mean(0)
+    decoded = readout.decode(others)
     decoded = decoded - decoded.mean(0)
     loadings = torch.einsum("bth,bd->thd", states, decoded) @ torch.linalg.pinv(decoded.mT @ decoded)
     return torch.einsum("thd,bd->bth", loadings, change)
@@ -144,6 +151,7 @@ class Movements(NamedTuple):
 def intervene(
     model: Transformer,
     pairs: Pairs,
+    others: tuple[Float[Tensor, "other example dim"], Float[Tensor, "other example"]],
     readouts: Mapping[str, Mapping[int, LinearReadout]],
     layers: Sequence[int],
     rng: torch.Generator,
@@ -158,22 +166,25 @@ def intervene(
     Args:
         model: the learner.
         pairs: recipients and donors.
+        others: xs and ys of prompts that are in no pair, as long, on which patterns are estimated.
         readouts: target → layer → the linear probe whose reading is replaced by the donor's.
         layers: where to intervene, 0 being the embedding.
         rng: draws the random directions.
     """
-    recipient, donor = model.embed(*pairs.recipient), model.embed(*pairs.donor)
+    recipient, donor, other = (model.embed(*prompts) for prompts in (*pairs, others))
     context = torch.arange(recipient.shape[1], device=recipient.device) < recipient.shape[1] - 1
     edited, norms = {}, {}
     for layer in range(len(model.blocks) + 1):
         if layer:
-            recipient, donor = (model.blocks[layer - 1](hidden) for hidden in (recipient, donor))
+            recipient, donor, other = (
+                model.blocks[layer - 1](hidden) for hidden in (recipient, donor, other)
+            )
         if layer not in layers:
             continue
         distance = (donor - recipient).flatten(1).norm(dim=1).mean()
         variants = {("interchange_context", "all"): interchange(recipient, donor, context)}
         for target, by_layer in readouts.items():
-            variants |= _variants(target, by_layer[layer], recipient, donor, rng)
+            variants |= _variants(target, by_layer[layer], recipient, donor, other, rng)
         for name, hidden in variants.items():
             edited[*name, layer] = predict_from(model, hidden, layer)
             norms[*name, layer] = ((hidden - recipient).flatten(1).norm(dim=1).mean() / distance).item()
@@ -182,13 +193,18 @@ def intervene(
 
 
 def _variants(
-    target: str, readout: LinearReadout, recipient: Tensor, donor: Tensor, rng: torch.Generator
+    target: str,
+    readout: LinearReadout,
+    recipient: Tensor,
+    donor: Tensor,
+    others: Tensor,
+    rng: torch.Generator,
 ) -> dict[tuple[str, str], Tensor]:
     """The recipients' hidden states under every intervention on one target."""
     change = readout.decode(donor) - readout.decode(recipient)
     edits = {
         "minimal_edit": minimal_edit(readout, change),
-        "pattern_edit": pattern_edit(recipient, readout, change),
+        "pattern_edit": pattern_edit(others, readout, change),
     }
     edits |= {f"{name}_random": random_edit(edit, rng) for name, edit in edits.items()}
     variants = {(name, target): recipient + edit for name, edit in edits.items()}

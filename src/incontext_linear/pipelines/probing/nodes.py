@@ -137,10 +137,11 @@ def measure_causality(
 ) -> pd.DataFrame:
     """Replace what the layers hold by a donor prompt's, and measure how far the prediction follows.
 
-    Only prompts that no probe was fitted on are used.
+    Only prompts that no probe was fitted on are intervened on; patterns are estimated on those that were.
     """
     xs, ys = _prompts(prompts, probing, device)
-    chosen = split_prompts(len(xs), probing, seed).test[: probing.causal_prompts].to(xs.device)
+    split = split_prompts(len(xs), probing, seed)
+    chosen, others = (part.to(xs.device) for part in (split.test[: probing.causal_prompts], split.train))
     model, layers = _model(learner, device), _layers(probing, learner)
     tables = []
     for seen in _context_lengths(probing, xs.shape[1]):
@@ -149,7 +150,9 @@ def measure_causality(
             target: {layer: _unpack(readouts, target, seen, layer, xs.device) for layer in layers}
             for target in probing.causal_targets
         }
-        moved = intervene(model, pairs, probes, layers, generator(seed, "random directions", seen))
+        of_others = xs[others, : seen + 1], ys[others, : seen + 1]
+        rng = generator(seed, "random directions", seen)
+        moved = intervene(model, pairs, of_others, probes, layers, rng)
         table = movement_table(moved, probing.confidence, probing.num_resamples, seed)
         table.insert(2, "examples_seen", seen)
         tables.append(table)
