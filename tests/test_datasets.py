@@ -44,6 +44,8 @@ def test_a_write_that_fails_half_way_leaves_the_old_file(tmp_path, monkeypatch, 
     assert (tmp_path / "folder" / "file").read_bytes() == before
     dataset.save(new)
     assert len(dataset.load()["a"]) == len(new["a"])
+    (tmp_path / "folder" / "other").touch()
+    assert (tmp_path / "folder" / "file").stat().st_mode == (tmp_path / "folder" / "other").stat().st_mode
 
 
 def test_checkpoints_are_not_saved_as_a_whole(tmp_path):
@@ -57,20 +59,22 @@ def learner(seed):
 
 
 def test_the_learner_that_ships_is_read_until_one_is_saved_and_never_written(tmp_path, caplog):
-    LearnerDataset(str(tmp_path / "shipped.safetensors")).save(learner(0))
-    shipped = (tmp_path / "shipped.safetensors").read_bytes()
-    dataset = LearnerDataset(str(tmp_path / "own.safetensors"), str(tmp_path / "shipped.safetensors"))
+    path = tmp_path / "shipped.safetensors"
+    LearnerDataset(str(path)).save(learner(0))
+    shipped = path.read_bytes()
+    dataset = LearnerDataset(str(tmp_path / "own.safetensors"), {"filepath": str(path)})
     assert dataset.exists()
     assert [dataset.load().record["seed"] for _ in range(2)] == [0, 0]
-    assert caplog.text.count("no learner was trained here") == 1
+    assert caplog.text.count("no learner was trained here yet") == 1
     dataset.save(learner(1))
     assert dataset.load().record["seed"] == 1
-    assert (tmp_path / "shipped.safetensors").read_bytes() == shipped
+    assert path.read_bytes() == shipped
 
 
 def test_where_no_learner_ships_there_is_none_until_one_is_saved(tmp_path):
-    dataset = LearnerDataset(str(tmp_path / "own.safetensors"), str(tmp_path / "absent.safetensors"))
+    own, absent = (str(tmp_path / f"{name}.safetensors") for name in ("own", "absent"))
+    dataset = LearnerDataset(own, {"filepath": absent})
     assert not dataset.exists()
-    assert not LearnerDataset(str(tmp_path / "own.safetensors")).exists()
+    assert not LearnerDataset(own, {"filepath": None}).exists()
     with pytest.raises(DatasetError, match=r"absent\.safetensors"):
         dataset.load()

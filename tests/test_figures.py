@@ -35,6 +35,15 @@ def test_risks_draw_exact_predictors_at_a_floor_instead_of_dropping_them():
     figure = figures.plot_risks(pd.concat([curves("transformer"), exact]), curves("transformer"), dim=2)
     lines = {line.get_label(): line for line in figure.axes[0].lines}
     assert (lines["ols"].get_ydata() > 0).all()
+    assert "smaller values are drawn here" in {text.get_text() for text in figure.axes[0].texts}
+
+
+def test_risks_leave_no_room_for_a_floor_that_nothing_reaches():
+    noisy = pd.concat([curves("transformer", "ols")])
+    figure = figures.plot_risks(noisy, curves("transformer"), dim=2)
+    figure.savefig(io.BytesIO())
+    assert "smaller values are drawn here" not in {text.get_text() for text in figure.axes[0].texts}
+    assert figure.axes[0].get_position().height > 0.75
 
 
 def test_more_predictors_than_colours_stay_distinguishable():

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 
 def kedro(project, *arguments):
     environment = os.environ | {"DO_NOT_TRACK": "1", "COLUMNS": "200"}
-    command = [sys.executable, "-m", "kedro", "run", "--env", "test", "--pipeline", "phase_diagram"]
+    command = [sys.executable, "-m", "kedro", "run", "--env", "test", "--pipelines", "phase_diagram"]
     return subprocess.run(
         [*command, *arguments], cwd=project, env=environment, capture_output=True, text=True, timeout=300
     )

@@ -12,9 +12,14 @@ import mlflow
 import nbformat
 import pandas as pd
 import pytest
+import torch
 from nbclient import NotebookClient
+from safetensors.torch import load_file
 
 from incontext_linear.checkpoints import load_learner
+from incontext_linear.config import TaskConfig
+from incontext_linear.predictors import OrdinaryLeastSquares
+from incontext_linear.tasks import draw_prompts
 
 ROOT = Path(__file__).parents[1]
 PIPELINES = [
@@ -90,7 +95,7 @@ def test_one_run_of_kedro_is_one_run_of_mlflow(runs):
 def test_a_run_that_fails_is_failed_in_mlflow(tmp_path):
     project = copy_project(tmp_path)
     settings = "training.learning_rate=100000,training.gradient_clip=100000,training.optimizer=adamw"
-    result = kedro(project, "run", "--env", "test", "--pipeline", "model_training", "--params", settings)
+    result = kedro(project, "run", "--env", "test", "--pipelines", "model_training", "--params", settings)
     assert result.returncode != 0
     assert "training diverged at step" in " ".join((result.stdout + result.stderr).split())
     assert statuses(project) == ["FAILED"]
@@ -146,7 +151,7 @@ def test_interventions_and_progress_cover_every_layer(finished):
 
 
 def test_parts_of_the_probing_pipeline_are_chosen_by_tags(finished):
-    result = kedro(finished, "run", "--env", "test", "--pipeline", "probing", "--tags", "layerwise")
+    result = kedro(finished, "run", "--env", "test", "--pipelines", "probing", "--tags", "layerwise")
     assert result.returncode == 0, result.stderr[-3000:]
     assert "measure_progress" in result.stdout + result.stderr
     assert "train_probes" not in result.stdout + result.stderr
@@ -162,7 +167,7 @@ def test_checkpoints_are_gone_once_the_learner_is_saved(finished):
 def test_every_pipeline_runs_alone_from_saved_data_and_gives_the_same_numbers(finished, name):
     before = {path: pd.read_parquet(path) for path in (finished / "data/test").rglob("*.parquet")}
     learner = (finished / "data/test/06_models/learner.safetensors").read_bytes()
-    result = kedro(finished, "run", "--env", "test", "--pipeline", name)
+    result = kedro(finished, "run", "--env", "test", "--pipelines", name)
     assert result.returncode == 0, result.stderr[-3000:]
     for path, content in before.items():
         pd.testing.assert_frame_equal(pd.read_parquet(path), content)
@@ -172,21 +177,53 @@ def test_every_pipeline_runs_alone_from_saved_data_and_gives_the_same_numbers(fi
 @pytest.mark.parametrize(
     ("name", "missing", "command"),
     [
-        ("baseline_estimation", "evaluation_prompts", "kedro run --env test --pipeline data_generation"),
-        ("probing", "learner", "kedro run --env test --pipeline model_training"),
-        (
-            "behavioral_comparison",
-            "baseline_predictions",
-            "kedro run --env test --pipeline baseline_estimation",
-        ),
+        ("probing", "learner", "kedro run --env test --pipelines model_training"),
+        ("behavioral_comparison", "learner", "kedro run --env test --pipelines model_training"),
     ],
 )
 def test_where_input_has_not_been_made_the_error_says_which_command_makes_it(empty, name, missing, command):
     before = snapshot(empty)
-    result = kedro(empty, "run", "--env", "test", "--pipeline", name)
+    result = kedro(empty, "run", "--env", "test", "--pipelines", name)
     assert result.returncode != 0
     assert f"- {missing}: make it with `{command}`" in result.stderr + result.stdout
     assert set(snapshot(empty)) - set(before) <= {"mlflow.db"}
+
+
+def test_a_measurement_draws_its_own_prompts_and_says_that_they_are_new_to_the_learner(finished, tmp_path):
+    project = copy_project(tmp_path)
+    models = shutil.copytree(finished / "data/test/06_models", project / "data/test/06_models")
+    settings = ["--params", "task.noise_std=0.5,seed=1"]
+    result = kedro(project, "run", "--env", "test", "--pipelines", "behavioral_comparison", *settings)
+    says = " ".join((result.stdout + result.stderr).split())
+    assert result.returncode == 0, says[-3000:]
+    assert "trained with task.noise_std 0.0, not 0.5" in says
+    assert (models / "learner.safetensors").exists()
+    drawn = load_file(project / "data/test/05_model_input/evaluation_prompts.safetensors")
+    task = TaskConfig(dim=2, num_examples=6, noise_std=0.5)
+    assert torch.equal(drawn["ys"], draw_prompts(task, 64, seed=1, stream="evaluation").ys)
+    risk = table(project, "risk_curves").query("predictor == 'ols' and examples_seen == 5")["mean"].item()
+    missed = OrdinaryLeastSquares()(drawn["xs"].double(), drawn["ys"].double()) - drawn["ys"]
+    assert risk == pytest.approx(missed[:, 5].square().mean().item(), rel=1e-3)
+
+
+def test_from_a_folder_of_the_project_the_same_files_are_read_and_written(finished):
+    result = subprocess.run(
+        [sys.executable, "-m", "kedro", "run", "--env", "test", "--pipelines", "data_generation"],
+        cwd=finished / "notebooks",
+        env=os.environ | {"DO_NOT_TRACK": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert not list((finished / "notebooks").rglob("*.db"))
+    assert not (finished / "notebooks/data").exists()
+
+
+def test_a_pipeline_that_does_not_exist_is_answered_by_those_that_do(empty):
+    result = kedro(empty, "run", "--pipelines", "probign")
+    assert result.returncode != 0
+    assert "there is no pipeline 'probign'; allowed: baseline_estimation" in result.stdout + result.stderr
 
 
 @pytest.mark.parametrize(
@@ -219,7 +256,7 @@ def test_notebooks_run_on_a_finished_run(finished, path, monkeypatch):
 
 def test_a_learner_of_another_shape_than_the_parameters_is_refused(finished):
     before = snapshot(finished)
-    result = kedro(finished, "run", "--env", "test", "--pipeline", "probing", "--params", "model.width=32")
+    result = kedro(finished, "run", "--env", "test", "--pipelines", "probing", "--params", "model.width=32")
     assert result.returncode != 0
     says = result.stderr + result.stdout
     assert "width=16" in says
@@ -230,7 +267,7 @@ def test_a_learner_of_another_shape_than_the_parameters_is_refused(finished):
 def test_an_interrupted_run_is_killed_in_mlflow_and_leaves_a_checkpoint_to_go_on_from(tmp_path):
     project = copy_project(tmp_path)
     settings = "training.num_steps=100000,training.checkpoint_every=5"
-    command = [sys.executable, "-m", "kedro", "run", "--env", "test", "--pipeline", "model_training"]
+    command = [sys.executable, "-m", "kedro", "run", "--env", "test", "--pipelines", "model_training"]
     process = subprocess.Popen(
         [*command, "--params", settings], cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

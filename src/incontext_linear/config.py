@@ -59,7 +59,7 @@ def explain(problem: dict[str, Any], name: str, allowed: str) -> str:
         return f"{name}: unknown parameter (given {given!r}); allowed here: {allowed}"
     if problem["type"] == "missing":
         return f"{name}: this parameter is missing"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = problem["msg"].removeprefix("Value error, ").replace("valid tuple", "list")
     if problem["type"] == "value_error":  # one of our own messages: it says what was given
         return f"{name}: {message}"
     return f"{name}: {message[0].lower()}{message[1:]}; given {given!r}"

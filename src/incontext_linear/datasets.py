@@ -23,13 +23,20 @@ class LearnerDataset(AbstractDataset[Learner, Learner]):
 
     Args:
         filepath: where it lies; written atomically.
-        shipped: a learner to read as long as there is none at ``filepath``; never written.
+        shipped: ``{"filepath": …}`` of a learner that is read as long as there is none of our own, and never
+            written; None, or a filepath that is None: there is none. (Kedro makes a ``filepath`` absolute.)
         metadata: for other tools, such as kedro-viz.
     """
 
-    def __init__(self, filepath: str, shipped: str | None = None, metadata: dict[str, Any] | None = None):
+    def __init__(
+        self,
+        filepath: str,
+        shipped: dict[str, str | None] | None = None,
+        metadata: dict[str, Any] | None = None,
+    ):
         self._filepath = Path(filepath)
-        self._shipped = Path(shipped) if shipped else None
+        lies = (shipped or {}).get("filepath")
+        self._shipped = Path(lies) if lies else None
         self._said = False
         self.metadata = metadata
 
@@ -39,7 +46,7 @@ class LearnerDataset(AbstractDataset[Learner, Learner]):
             return load_learner(self._filepath)
         learner = load_learner(self._shipped)
         if not self._said:
-            logger.warning("no learner was trained here: %s is used, of [%s]", self._shipped, learner.task)
+            logger.warning("no learner was trained here yet: %s is used", self._shipped)
             self._said = True
         return learner
 
@@ -108,8 +115,12 @@ class AtomicSafetensorsDataset(SafetensorsDataset):
 
 def _write_then_replace(data: Any, target: Path, writer: type[AbstractDataset], **arguments: Any) -> None:
     partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial.touch()
+    mode = partial.stat().st_mode
     try:
         writer(filepath=str(partial), **arguments).save(data)
+        partial.chmod(mode)  # safetensors makes files that nobody else can read
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)

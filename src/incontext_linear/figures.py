@@ -100,13 +100,9 @@ def plot_risks(risk: pd.DataFrame, linearity: pd.DataFrame, dim: int) -> Figure:
     left.set_yscale("log")
     prepare_axes(left, "Squared error against the label", "examples seen, k", "mean squared error")
     _mark_dimension(left, dim)
-    left.annotate(
-        "smaller values are drawn here",
-        (1.0, floor),
-        xycoords=("axes fraction", "data"),
-        ha="right",
-        va="bottom",
-    ).set(color=MUTED, fontsize=8)
+    if (risk["low"] < floor).any():
+        place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
+        left.annotate("smaller values are drawn here", (1.0, floor), **place).set(color=MUTED, fontsize=8)
     shown = linearity[linearity["examples_seen"] > 0]
     unexplained = shown.assign(mean=1 - shown["mean"], low=1 - shown["high"], high=1 - shown["low"])
     _curves(right, unexplained, "examples_seen", "predictor", looks)

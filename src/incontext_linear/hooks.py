@@ -3,6 +3,7 @@
 import atexit
 import importlib
 import json
+import logging
 import pkgutil
 import subprocess
 from collections.abc import Iterator
@@ -29,6 +30,8 @@ from incontext_linear.sweeps.config import VariantConfig
 from incontext_linear.sweeps.tracking import kill_open_runs
 from incontext_linear.sweeps.variants import show
 
+logger = logging.getLogger(__name__)
+
 
 class ProjectChecks:
     """Stop a run that cannot succeed before it starts, with a message that says what to do."""
@@ -51,7 +54,10 @@ class ProjectChecks:
             self._check_learner(catalog)
 
     def _check_learner(self, catalog: DataCatalog) -> None:
-        """A saved learner of another shape than the parameters say is from another run: stop."""
+        """A saved learner of another shape than the parameters say is from another run: stop.
+
+        One that was trained on other prompts may be measured on these on purpose: warn.
+        """
         learner, expected = catalog.load("learner"), (self._parameters.task, self._parameters.model)
         try:
             check_same_shape("the saved learner", (learner.task, learner.model.config), expected)
@@ -59,6 +65,17 @@ class ProjectChecks:
             raise click.ClickException(
                 f"{error}; train one of that shape with the pipeline model_training"
             ) from None
+        trained, given = (task.flat("task") for task in (learner.task, self._parameters.task))
+        other = [
+            f"{name} {trained[name]!r}, not {value!r}"
+            for name, value in given.items()
+            if trained[name] != value
+        ]
+        if other:
+            logger.warning(
+                "the saved learner is measured on prompts that are new to it: trained with %s",
+                "; ".join(other),
+            )
 
     def _check_inputs_exist(
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
@@ -83,12 +100,27 @@ def _maker(name: str, catalog: DataCatalog, env: str) -> str:
     for module in pkgutil.iter_modules(pipelines.__path__):
         package = importlib.import_module(f"{pipelines.__name__}.{module.name}")
         if name in package.create_pipeline().all_outputs():
-            return f"kedro run{env} --pipeline {module.name}"
+            return f"kedro run{env} --pipelines {module.name}"
     return f"kedro catalog describe-datasets{env}"
+
+
+_SQLITE = "sqlite:///"
 
 
 class Tracking(MlflowHook):
     """kedro-mlflow's hook; typed parameters are logged field by field, so that the UI can compare fields."""
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Set MLflow up as kedro-mlflow does, with a database that lies in the project, wherever we are."""
+        loader = context.config_loader
+        loader.config_patterns.setdefault("mlflow", ["mlflow*", "mlflow*/**", "**/mlflow*"])
+        config = loader["mlflow"]
+        for name, uri in config.get("server", {}).items():
+            if isinstance(uri, str) and uri.startswith(_SQLITE) and not uri.startswith(f"{_SQLITE}/"):
+                config["server"][name] = f"{_SQLITE}/{context.project_path / uri.removeprefix(_SQLITE)}"
+        loader["mlflow"] = config
+        super().after_context_created(context)
 
     def _log_param(self, name: str, value: Any) -> None:
         """Nothing is left to log when a node runs: `before_pipeline_run` has logged all, once."""
@@ -109,10 +141,11 @@ class Tracking(MlflowHook):
         # MLflow ends what an interrupted process leaves open as FINISHED; this handler comes before its own.
         atexit.register(end_open_runs, "KILLED")
         names = sorted(run_params.get("pipeline_names") or [run_params.get("pipeline_name") or "__default__"])
+        env = [run_params["env"]] if run_params.get("env") else []
         settings = [f"{name}={value}" for name, value in flatten(changed).items()]
         mlflow.set_tags(
             {
-                "mlflow.runName": " ".join(["+".join(names), *settings]),
+                "mlflow.runName": " ".join([*env, "+".join(names), *settings]),
                 "pipeline": "+".join(names),
                 "git_commit": git_commit(Path(run_params["project_path"])),
             }

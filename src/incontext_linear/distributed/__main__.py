@@ -2,7 +2,7 @@
 
     torchrun --nproc-per-node 2 -m incontext_linear.distributed --env paper
 
-takes the place of ``kedro run --env paper --pipeline model_training``: the parameters, the checkpoints and
+takes the place of ``kedro run --env paper --pipelines model_training``: the parameters, the checkpoints and
 the file of the learner are those of the environment, so ``kedro run --env paper --pipelines
 baseline_estimation,behavioral_comparison,probing`` goes on from it. The first process saves.
 """

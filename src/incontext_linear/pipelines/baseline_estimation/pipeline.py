@@ -1,13 +1,18 @@
-"""Wiring: prompts in, the textbook algorithms' predictions and implicit weights out."""
+"""Wiring: evaluation prompts, drawn anew, in; the textbook predictions and implicit weights out."""
 
 from kedro.pipeline import Pipeline, node, pipeline
 
+from incontext_linear.pipelines import data_generation
 from incontext_linear.pipelines.baseline_estimation.nodes import estimate_predictions, estimate_weights
 
 
 def create_pipeline(**kwargs) -> Pipeline:
-    """Estimate what every baseline predicts, and the linear map behind its predictions."""
-    return pipeline(
+    """Estimate what every baseline predicts, and the linear map behind its predictions.
+
+    The prompts are drawn anew, which takes a moment, so that they are always those of the parameters.
+    """
+    prompts = data_generation.create_pipeline().to_outputs("evaluation_prompts", "evaluation_queries")
+    return prompts + pipeline(
         [
             node(
                 estimate_predictions,

@@ -2,6 +2,7 @@
 
 from kedro.pipeline import Pipeline, node, pipeline
 
+from incontext_linear.pipelines import baseline_estimation
 from incontext_linear.pipelines.behavioral_comparison.nodes import (
     draw_divergences,
     draw_risks,
@@ -18,8 +19,11 @@ _SETTINGS = ["params:comparison", "params:seed"]
 
 
 def create_pipeline(**kwargs) -> Pipeline:
-    """Compare the learner with the baselines by predictions and by implicit weights."""
-    return pipeline(
+    """Compare the learner with the baselines by predictions and by implicit weights.
+
+    What the baselines predict is estimated anew, which takes seconds: everyone answers the same prompts.
+    """
+    return baseline_estimation.create_pipeline() + pipeline(
         [
             node(
                 predict_with_learner,

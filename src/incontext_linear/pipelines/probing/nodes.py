@@ -373,7 +373,7 @@ def _unpack(tensors: Tensors, target: str, seen: int, layer: int, device: torch.
     if f"{name}.matrix" not in tensors:
         raise ValueError(
             f"there is no saved probe of {target!r} after {seen} examples in layer {layer}; make it with "
-            "`kedro run --pipeline probing --tags probes`, with these parameters"
+            "`kedro run --pipelines probing --tags probes`, with these parameters"
         )
     attention, matrix, bias = (
         tensors[f"{name}.{part}"].to(device) for part in ("attention", "matrix", "bias")

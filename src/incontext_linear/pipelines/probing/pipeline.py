@@ -43,7 +43,7 @@ def create_pipeline(**kwargs) -> Pipeline:
 
     The prompts are drawn anew, which takes a moment, so that a learner is all that a run needs.
     """
-    prompts = data_generation.create_pipeline().only_nodes("draw_probing_prompts")
+    prompts = data_generation.create_pipeline().to_outputs("probing_prompts")
     states = node(
         collect_hidden_states,
         ["learner", "probing_prompts", "params:probing", "params:device"],
