@@ -102,3 +102,18 @@ def test_the_linear_read_out_of_predictions_sees_no_step_before_the_last_layer(c
     descent = steps[steps["algorithm"] == "gradient_descent"].set_index("layer")["nearest_steps"]
     assert (descent.loc[: LAST - 1] == 1).all()
     assert descent.loc[LAST] >= NUM_STEPS
+
+
+@pytest.mark.parametrize(("inputs", "warned"), [("normal", False), ("normal*10", True)])
+def test_a_network_that_is_no_gradient_descent_on_these_prompts_tells_nothing(inputs, warned, caplog):
+    task = TaskConfig(dim=2, num_examples=8, inputs=inputs)
+    drawn = draw_probing_prompts(task, DataGenerationConfig(num_probing_prompts=64), seed=0)
+    probing = PROBING.model_copy(update={"num_steps": 2})
+    nodes.train_calibration_probes(nodes.construct_learner(task, probing), drawn, probing, "cpu", 0)
+    assert ("the calibration tells nothing" in caplog.text) is warned
+
+
+def test_probes_of_other_prompts_are_not_used_for_interventions(constructed, prompts, probed):
+    other = {"xs": prompts["xs"].flip(-1) + 1, "ys": prompts["ys"]}
+    with pytest.raises(ValueError, match=r"another learner or of other prompts; make them with"):
+        nodes.calibrate_interventions(constructed, other, probed[1], PROBING, "cpu", 0)

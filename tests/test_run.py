@@ -164,7 +164,7 @@ def test_checkpoints_are_gone_once_the_learner_is_saved(finished):
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_every_pipeline_runs_alone_from_saved_data_and_gives_the_same_numbers(finished, name):
+def test_every_pipeline_runs_alone_and_gives_the_same_numbers(finished, name):
     before = {path: pd.read_parquet(path) for path in (finished / "data/test").rglob("*.parquet")}
     learner = (finished / "data/test/06_models/learner.safetensors").read_bytes()
     result = kedro(finished, "run", "--env", "test", "--pipelines", name)
@@ -191,13 +191,12 @@ def test_where_input_has_not_been_made_the_error_says_which_command_makes_it(emp
 
 def test_a_measurement_draws_its_own_prompts_and_says_that_they_are_new_to_the_learner(finished, tmp_path):
     project = copy_project(tmp_path)
-    models = shutil.copytree(finished / "data/test/06_models", project / "data/test/06_models")
+    shutil.copytree(finished / "data/test/06_models", project / "data/test/06_models")
     settings = ["--params", "task.noise_std=0.5,seed=1"]
     result = kedro(project, "run", "--env", "test", "--pipelines", "behavioral_comparison", *settings)
     says = " ".join((result.stdout + result.stderr).split())
     assert result.returncode == 0, says[-3000:]
     assert "trained with task.noise_std 0.0, not 0.5" in says
-    assert (models / "learner.safetensors").exists()
     drawn = load_file(project / "data/test/05_model_input/evaluation_prompts.safetensors")
     task = TaskConfig(dim=2, num_examples=6, noise_std=0.5)
     assert torch.equal(drawn["ys"], draw_prompts(task, 64, seed=1, stream="evaluation").ys)
@@ -218,6 +217,17 @@ def test_from_a_folder_of_the_project_the_same_files_are_read_and_written(finish
     assert result.returncode == 0, result.stderr[-3000:]
     assert not list((finished / "notebooks").rglob("*.db"))
     assert not (finished / "notebooks/data").exists()
+
+
+def test_only_missing_outputs_trains_where_only_the_shipped_learner_is_there(tmp_path):
+    project = copy_project(tmp_path)
+    pretrained = project / "data/06_models/pretrained"
+    pretrained.mkdir(parents=True)
+    shutil.copy(ROOT / "data/06_models/pretrained/small_learner.safetensors", pretrained)
+    steps = ["--params", "training.num_steps=2,training.batch_size=2"]
+    result = kedro(project, "run", "--pipelines", "model_training", "--only-missing-outputs", *steps)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    assert load_learner(project / "data/06_models/learner.safetensors").record["step"] == 2
 
 
 def test_a_pipeline_that_does_not_exist_is_answered_by_those_that_do(empty):

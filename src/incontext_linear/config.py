@@ -244,6 +244,8 @@ class ProbingConfig(Config):
     """Targets, of those above, that are replaced by a donor prompt's."""
     causal_prompts: PositiveInt = 512
     """Test prompts that are intervened on, at most."""
+    calibration_prompts: PositiveInt = 2048
+    """Prompts, of those above, that the constructed network is tried on, at most."""
     calibration_steps: PositiveInt = 8
     """Steps of gradient descent that the constructed network takes on which all of this is tried out."""
     gradient_step_size: PositiveFloat = 0.01

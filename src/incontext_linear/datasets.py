@@ -42,7 +42,7 @@ class LearnerDataset(AbstractDataset[Learner, Learner]):
 
     def load(self) -> Learner:
         """The learner, as `load_learner` reads it."""
-        if self._shipped is None or self._filepath.exists():
+        if self._filepath.exists() or not self.ships:
             return load_learner(self._filepath)
         learner = load_learner(self._shipped)
         if not self._said:
@@ -54,8 +54,14 @@ class LearnerDataset(AbstractDataset[Learner, Learner]):
         """Write the learner, as `save_learner` does."""
         save_learner(self._filepath, data)
 
+    @property
+    def ships(self) -> bool:
+        """Whether there is one that ships: `load` gives it until there is one of our own."""
+        return self._shipped is not None and self._shipped.exists()
+
     def _exists(self) -> bool:
-        return self._filepath.exists() or (self._shipped is not None and self._shipped.exists())
+        # What ships does not count: who asks wants to know whether training can be left out.
+        return self._filepath.exists()
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._filepath), "shipped": str(self._shipped) if self._shipped else None}

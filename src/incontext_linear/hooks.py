@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 import mlflow
+from kedro.config import MissingConfigException
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
@@ -81,7 +82,11 @@ class ProjectChecks:
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
     ) -> None:
         needed = sorted(name for name in pipeline.inputs() if not name.startswith(("params:", "parameters")))
-        missing = [name for name in needed if not catalog.exists(name)]
+        missing = [
+            name
+            for name in needed
+            if not catalog.exists(name) and not getattr(catalog.get(name), "ships", False)
+        ]
         if missing:
             env = f" --env {run_params['env']}" if run_params.get("env") else ""
             raise click.ClickException(
@@ -104,9 +109,6 @@ def _maker(name: str, catalog: DataCatalog, env: str) -> str:
     return f"kedro catalog describe-datasets{env}"
 
 
-_SQLITE = "sqlite:///"
-
-
 class Tracking(MlflowHook):
     """kedro-mlflow's hook; typed parameters are logged field by field, so that the UI can compare fields."""
 
@@ -115,11 +117,14 @@ class Tracking(MlflowHook):
         """Set MLflow up as kedro-mlflow does, with a database that lies in the project, wherever we are."""
         loader = context.config_loader
         loader.config_patterns.setdefault("mlflow", ["mlflow*", "mlflow*/**", "**/mlflow*"])
-        config = loader["mlflow"]
+        try:
+            config = loader["mlflow"]
+        except MissingConfigException:  # kedro-mlflow then has defaults
+            config = {}
         for name, uri in config.get("server", {}).items():
-            if isinstance(uri, str) and uri.startswith(_SQLITE) and not uri.startswith(f"{_SQLITE}/"):
-                config["server"][name] = f"{_SQLITE}/{context.project_path / uri.removeprefix(_SQLITE)}"
-        loader["mlflow"] = config
+            config["server"][name] = absolute_sqlite(uri, context.project_path)
+        if config:
+            loader["mlflow"] = config
         super().after_context_created(context)
 
     def _log_param(self, name: str, value: Any) -> None:
@@ -178,6 +183,15 @@ class Stages:
     def before_node_run(self, node: Node) -> None:
         """Announce the node by its name."""
         announce(node.name)
+
+
+def absolute_sqlite(uri: Any, project: Path) -> Any:
+    """The URI of a database file, below the project if its path is relative; anything else as it is."""
+    prefix = "sqlite:///"
+    if not isinstance(uri, str) or not uri.startswith(prefix):
+        return uri
+    path = uri.removeprefix(prefix)
+    return uri if path.startswith(("/", ":memory:", "file:")) else f"{prefix}{project / path}"
 
 
 @contextmanager

@@ -71,7 +71,7 @@ class ConstructedTransformer(Transformer):
 
     Args:
         program: rows, layers and initial contents.
-        constants: saturation, padding and GeLU scale; None: those chosen for the dtype.
+        constants: saturation, padding, GeLU scale and the gates' range; None: those chosen for the dtype.
         dtype: of the weights, and so of the prompts it takes.
 
     Raises:

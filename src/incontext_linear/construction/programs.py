@@ -43,7 +43,7 @@ def gradient_step(
         step_size: α.
         penalty: λ, the weight decay.
         initial_weights: w, length d; None: 0.
-        constants: saturation, padding and GeLU scale; None: those chosen for the dtype.
+        constants: saturation, padding, GeLU scale and the gates' range; None: those chosen for the dtype.
         dtype: of the weights.
 
     Raises:
@@ -90,7 +90,7 @@ def sherman_morrison(
         num_examples: n, the longest prompt.
         penalty: λ.
         initial_weights: w, length d; None: 0.
-        constants: saturation, padding and GeLU scale; None: those chosen for the dtype.
+        constants: saturation, padding, GeLU scale and the gates' range; None: those chosen for the dtype.
         dtype: of the weights.
 
     Raises:
@@ -134,7 +134,7 @@ def one_pass_sgd(
         num_examples: n, the longest prompt; the depth is 2n.
         step_size: α.
         penalty: λ, the weight decay.
-        constants: saturation, padding and GeLU scale; None: those chosen for the dtype.
+        constants: saturation, padding, GeLU scale and the gates' range; None: those chosen for the dtype.
         dtype: of the weights.
 
     Raises:
@@ -176,7 +176,7 @@ def ridge(
         dim: d.
         num_examples: n, the longest prompt; the depth is 4n - 2.
         penalty: λ.
-        constants: saturation, padding and GeLU scale; None: those chosen for the dtype.
+        constants: saturation, padding, GeLU scale and the gates' range; None: those chosen for the dtype.
         dtype: of the weights.
 
     Raises:
@@ -235,7 +235,7 @@ def gradient_descent(
         step_size: α.
         num_steps: m.
         penalty: λ.
-        constants: saturation, padding and GeLU scale; None: those chosen for the dtype.
+        constants: saturation, padding, GeLU scale and the gates' range; None: those chosen for the dtype.
         dtype: of the weights.
 
     Raises:

@@ -228,7 +228,7 @@ def execute(
         client: of the cluster.
         work: called in a worker process with a task's arguments and a function for its reports; answers a
             plain dictionary, also where it fails. Must be importable there.
-        tasks: what to run, in this order.
+        tasks: what to run, in this order; all ask for the same resources.
         on_event: called with a task's name and each of its reports, in another thread.
         on_end: called with a task's name and its answer; ``{"status": "failed", "error": …}`` if it has none
             because its workers died.

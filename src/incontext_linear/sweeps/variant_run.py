@@ -90,7 +90,8 @@ def is_trained(path: Path, parameters: Parameters) -> bool:
 
 def _node_names(trained: bool) -> list[str]:
     """The nodes of a variant's pipelines, the one that trains only where there is a learner to train."""
-    names = [node.name for pipeline in PIPELINES for node in pipelines[pipeline].nodes]
+    # Pipelines share nodes; Kedro takes a name that is given twice for two nodes.
+    names = list(dict.fromkeys(node.name for pipeline in PIPELINES for node in pipelines[pipeline].nodes))
     return [name for name in names if not (trained and name == TRAINING_NODE)]
 
 

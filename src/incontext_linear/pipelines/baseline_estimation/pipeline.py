@@ -27,5 +27,5 @@ def create_pipeline(**kwargs) -> Pipeline:
                 name="estimate_baseline_weights",
             ),
         ],
-        tags="baseline_estimation",
+        tags=["baseline_estimation", "behavioral_comparison"],  # a part of the other too
     )

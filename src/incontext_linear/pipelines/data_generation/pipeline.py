@@ -18,12 +18,14 @@ def create_pipeline(**kwargs) -> Pipeline:
                 ["params:task", "params:data_generation", "params:seed"],
                 "evaluation_prompts",
                 name="draw_evaluation_prompts",
+                tags=["baseline_estimation", "behavioral_comparison"],  # whose parts they are too
             ),
             node(
                 draw_evaluation_queries,
                 ["params:task", "params:comparison", "params:seed"],
                 "evaluation_queries",
                 name="draw_evaluation_queries",
+                tags=["baseline_estimation", "behavioral_comparison"],  # whose parts they are too
             ),
             node(
                 draw_probing_prompts,

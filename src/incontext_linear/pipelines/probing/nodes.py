@@ -1,5 +1,6 @@
 """What the hidden states hold, layer by layer, and whether it is used (paper, section 5, and beyond)."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -41,8 +42,19 @@ from incontext_linear.tasks import generator
 from incontext_linear.training import train
 from incontext_linear.transformer import Transformer
 
+logger = logging.getLogger(__name__)
+
 Tensors = dict[str, Tensor]
 History = dict[str, list[dict[str, float]]]
+
+
+FITTED_ON = "fitted_on"
+"""Among saved read-outs: what tells the learner and the prompts that they were fitted on from others."""
+
+_MAKE_PROBES = "make them with `kedro run --pipelines probing --tags probes`, with these parameters"
+
+WRONG_NETWORK = 0.01
+"""A constructed network that misses gradient descent by this share of its predictions tells nothing."""
 
 
 def train_control_learner(
@@ -79,9 +91,10 @@ def train_probes(
     hidden: Tensor, learner: Learner, prompts: Tensors, probing: ProbingConfig, device: str, seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame, Tensors]:
     """Fit every probe on the learner: errors on the test prompts, attention, and the linear read-outs."""
-    columns = _columns(probing, *_prompts(prompts, probing, device))
-    fit = fit_probes(hidden, _layers(probing, learner), columns, probing, seed)
-    return fit.error_table("learner"), fit.attention_table("learner"), _pack(fit.linear)
+    xs, ys = _prompts(prompts, probing, device)
+    fit = fit_probes(hidden, _layers(probing, learner), _columns(probing, xs, ys), probing, seed)
+    readouts = _pack(fit.linear) | {FITTED_ON: _identify(learner, xs, ys)}
+    return fit.error_table("learner"), fit.attention_table("learner"), readouts
 
 
 def train_control_probes(
@@ -138,8 +151,14 @@ def measure_causality(
     """Replace what the layers hold by a donor prompt's, and measure how far the prediction follows.
 
     Only prompts that no probe was fitted on are intervened on; patterns are estimated on those that were.
+
+    Raises:
+        ValueError: if the read-outs were fitted on another learner or on other prompts.
     """
     xs, ys = _prompts(prompts, probing, device)
+    fitted_on, given = readouts.get(FITTED_ON), _identify(learner, xs, ys)
+    if fitted_on is None or not torch.allclose(fitted_on, given, rtol=1e-6, atol=0):
+        raise ValueError(f"the saved probes are of another learner or of other prompts; {_MAKE_PROBES}")
     split = split_prompts(len(xs), probing, seed)
     chosen, others = (part.to(xs.device) for part in (split.test[: probing.causal_prompts], split.train))
     model, layers = _model(learner, device), _layers(probing, learner)
@@ -176,8 +195,22 @@ def construct_learner(task: TaskConfig, probing: ProbingConfig) -> Learner:
 def train_calibration_probes(
     constructed: Learner, prompts: Tensors, probing: ProbingConfig, device: str, seed: int
 ) -> tuple[pd.DataFrame, Tensors]:
-    """Linear probes on every layer of the constructed network: errors on the test prompts, and read-outs."""
+    """Linear probes on every layer of the constructed network: errors on the test prompts, and read-outs.
+
+    Warns where the network does not do what it is built for: its products are exact for numbers of moderate
+    size only, and descent with too long a step grows beyond it.
+    """
     settings = _calibrating(probing)
+    missed = _missed(constructed, *_prompts(prompts, settings, device), settings)
+    if not missed < WRONG_NETWORK:
+        logger.warning(
+            "the constructed network misses %d steps of gradient descent at step size %g by %.2g of its "
+            "predictions on these prompts: the calibration tells nothing; allowed: a smaller "
+            "probing.gradient_step_size, or inputs and weights of size about 1",
+            probing.calibration_steps,
+            probing.gradient_step_size,
+            missed,
+        )
     hidden = collect_hidden_states(constructed, prompts, settings, device)
     errors, _, readouts = train_probes(hidden, constructed, prompts, settings, device, seed)
     return errors.assign(source="constructed_learner"), readouts
@@ -210,7 +243,18 @@ def calibrate_progress(
 
 def _calibrating(probing: ProbingConfig) -> ProbingConfig:
     """All layers of the constructed network, and linear probes alone, which interventions are based on."""
-    return probing.model_copy(update={"layers": None, "hidden_units": (), "num_seeds": 1})
+    num_prompts = min(probing.num_prompts or probing.calibration_prompts, probing.calibration_prompts)
+    changes = {"layers": None, "hidden_units": (), "num_seeds": 1, "num_prompts": num_prompts}
+    return probing.model_copy(update=changes)
+
+
+def _missed(constructed: Learner, xs: Tensor, ys: Tensor, probing: ProbingConfig) -> float:
+    """Relative root mean square of what the constructed network predicts otherwise than gradient descent."""
+    descent = GradientDescent(probing.gradient_step_size, probing.calibration_steps)
+    with torch.no_grad():
+        reference = descent(xs, ys)
+        difference = _model(constructed, xs.device.type)(xs, ys) - reference
+    return (difference.square().mean() / reference.square().mean()).sqrt().item()
 
 
 def measure_progress(
@@ -358,6 +402,12 @@ def _columns(probing: ProbingConfig, xs: Tensor, ys: Tensor) -> list[Column]:
     ]
 
 
+def _identify(learner: Learner, xs: Tensor, ys: Tensor) -> Tensor:
+    """Three sums that differ where the learner or the prompts do."""
+    weights = torch.cat([parameter.detach().flatten() for parameter in learner.model.parameters()])
+    return torch.stack([values.double().abs().sum().cpu() for values in (weights, xs, ys)])
+
+
 def _pack(readouts: dict[tuple[str, int, int], LinearReadout]) -> Tensors:
     """Read-outs as named tensors, for safetensors: ``least_squares.k11.layer2.matrix``."""
     return {
@@ -372,8 +422,7 @@ def _unpack(tensors: Tensors, target: str, seen: int, layer: int, device: torch.
     name = f"{target}.k{seen}.layer{layer}"
     if f"{name}.matrix" not in tensors:
         raise ValueError(
-            f"there is no saved probe of {target!r} after {seen} examples in layer {layer}; make it with "
-            "`kedro run --pipelines probing --tags probes`, with these parameters"
+            f"there is no saved probe of {target!r} after {seen} examples in layer {layer}; {_MAKE_PROBES}"
         )
     attention, matrix, bias = (
         tensors[f"{name}.{part}"].to(device) for part in ("attention", "matrix", "bias")
