@@ -21,6 +21,11 @@ of the same norm.
 leaves less distance) means that later layers compute the prediction from what is changed. For the minimal
 edit, that is the probe's direction itself; for the pattern edit, the direction or what goes along with it.
 
+How much power the edits have was tried on a network that is built to hold and use such quantities
+(`docs/probing.md`): the pattern edit moves its prediction to the donor's in every layer that is used, while
+the minimal edit leaves the states that the network knows and goes astray. A null of the minimal edit alone
+therefore says little.
+
 **A null result** (no more than random directions) does *not* mean that the layer does not hold the quantity,
 nor that the learner does not use it. It may be held a second time where the edit does not reach (other
 positions, other directions, non-linearly), it may already have been read by the query token, or be restored

@@ -19,6 +19,7 @@ from incontext_linear.construction import (
     mul,
     symmetric,
 )
+from incontext_linear.construction.config import FLOAT32, FLOAT64
 from incontext_linear.transformer import Block
 
 NUM_EXAMPLES = 4
@@ -134,6 +135,22 @@ def test_aff_is_an_affine_map_up_to_rounding_and_changes_nothing_else(seed, size
     acting = {None: slice(None), "x": slice(0, None, 2), "y": slice(1, None, 2)}[only]
     np.testing.assert_allclose(read(after, rows.c)[acting], expected[acting], atol=1e-11)
     assert_only_changed(before, after, rows.c, tokens=acting)
+
+
+@pytest.mark.parametrize("constants", [FLOAT64, FLOAT32], ids=["float64", "float32"])
+@pytest.mark.parametrize(("share", "silent"), [(0.9, True), (2.5, False)])
+def test_a_closed_gate_holds_back_numbers_up_to_its_range_and_no_larger_ones(constants, share, silent):
+    rows = registers(a=column(1), b=column(1))
+    layer = Layer("tested", aff(rows.b, (1.0, rows.a), add=True, only="y"))
+    # A padding that the tested size does not disturb: the gate alone is asked about.
+    wide = constants.model_copy(update={"padding": 1e14})
+    model = ConstructedTransformer(Program(1, NUM_EXAMPLES, rows, [layer]), wide)
+    hidden = model.positions.detach().clone()
+    hidden[:, rows.a.item()] = share * constants.gate_range
+    with torch.inference_mode():
+        written = model.blocks[0](hidden[None])[0, :, rows.b.item()]
+    np.testing.assert_allclose(written[1::2], share * constants.gate_range, rtol=1e-6)
+    assert bool((written[::2].abs() < 1e-6).all()) is silent
 
 
 @given(seeds, sizes)
