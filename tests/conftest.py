@@ -1,16 +1,26 @@
-"""Shapes in the signatures are checked at run time in every test: jaxtyping with beartype."""
+"""Shapes in the signatures are checked at run time in every test: jaxtyping with beartype.
+
+Without a GPU, Triton's kernels are run by its interpreter.
+"""
 
 import os
 
+import torch
+
 os.environ.setdefault("DO_NOT_TRACK", "1")
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from jaxtyping import install_import_hook
 
-# Must come before any import of the package.
+# Before the hook: Triton reads its kernels' source, and finds in it no checks that were put in.
+import incontext_linear.attention_kernels
+import incontext_linear.branch_kernels  # noqa: F401
+
+# Must come before any other import of the package.
 install_import_hook("incontext_linear", "beartype.beartype")
 
 import hypothesis  # noqa: E402
-import torch  # noqa: E402
 
 # Two threads at most: the suite shares its cores, and results must not depend on their number.
 torch.set_num_threads(2)

@@ -127,7 +127,9 @@ def test_progress_is_reported_at_twice_as_many_examples_as_dimensions_or_the_mos
 
 
 def test_the_fingerprint_ignores_what_the_result_does_not_depend_on():
-    same = TRAINING.model_copy(update={"checkpoint_every": 7, "compile": False, "cuda_graph": False})
+    same = TRAINING.model_copy(
+        update={"checkpoint_every": 7, "compile": False, "own_kernels": False, "cuda_graph": False}
+    )
     other = TRAINING.model_copy(update={"optimizer": "muon"})
     assert run_fingerprint(TASK, MODEL, same, 0) == NAME
     assert run_fingerprint(TASK, MODEL, other, 0) != NAME
@@ -158,6 +160,9 @@ for precision, tolerance in (("float32", 1e-4), ("bfloat16", 2e-2)):
     if sys.argv[1] == "cpu":
         break
     torch.testing.assert_close(slow, losses(precision="float32", **plain), rtol=2e-2, atol=0)
+    # The blocks, which this shape lets run on the project's own kernels, compiled instead; and uncaptured.
+    for switches in (dict(own_kernels=False), dict(cuda_graph=False)):
+        torch.testing.assert_close(losses(precision=precision, **switches), slow, rtol=2e-2, atol=0)
 """
 
 

@@ -181,6 +181,9 @@ class TrainingConfig(Config):
     """Arithmetic of the matrix products; auto: bfloat16 on a GPU, float32 on a CPU."""
     compile: bool | Literal["auto"] = "auto"
     """Compile the blocks with torch.compile; auto: on a GPU only."""
+    own_kernels: bool | Literal["auto"] = "auto"
+    """Run the blocks on this project's kernels, on a GPU in bfloat16 and where they cover the learner's shape
+    (`incontext_linear.fused`); auto: wherever ``compile`` holds."""
     cuda_graph: bool | Literal["auto"] = "auto"
     """Replay each step as one captured CUDA graph; auto: on a GPU only."""
 

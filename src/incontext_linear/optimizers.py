@@ -62,9 +62,14 @@ class FlatParameters:
         return [part.view(count, *shape) for (shape, count), part in zip(counted, parts, strict=True)]
 
     def gather_gradients(self) -> None:
-        """Copy the parameters' gradients into the vector, and free them."""
-        views = list(self.split(self.gradient).values())
-        torch._foreach_copy_(views, [parameter.grad for parameter in self.named.values()])
+        """Copy the parameters' gradients into the vector, but for those that lie there, and free them."""
+        pairs = [
+            (view, self.named[name].grad)
+            for name, view in self.split(self.gradient).items()
+            if self.named[name].grad.data_ptr() != view.data_ptr()
+        ]
+        if pairs:
+            torch._foreach_copy_(*map(list, zip(*pairs, strict=True)))
         for parameter in self.named.values():
             parameter.grad = None
 
@@ -138,6 +143,14 @@ class FlatOptimizer:
             # The root mean square of an update is then about Adam's, so both share one learning rate.
             size = 0.2 * max(direction.shape[1:]) ** 0.5
             weights.sub_(self._rate * size * orthogonalize(direction))
+
+    def gradients(self) -> dict[nn.Parameter, Tensor]:
+        """Where the next `step` reads each parameter's gradient: one written there need not be copied."""
+        return {
+            group.named[name]: view
+            for group in self.groups
+            for name, view in group.split(group.gradient).items()
+        }
 
     def reset(self) -> None:
         """Forget all steps taken."""

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from incontext_linear import fused
 from incontext_linear.checkpoints import Checkpoint, CheckpointStore, Learner, fingerprint, resolve_device
 from incontext_linear.config import ModelConfig, TaskConfig, TrainingConfig
 from incontext_linear.optimizers import FlatOptimizer
@@ -36,7 +37,7 @@ EXPLOSION_FACTOR = 1e3
 DDP_WARMUP_STEPS = 11
 """Steps that PyTorch asks for before a step with DistributedDataParallel is captured."""
 
-NO_EFFECT = {"checkpoint_every", "compile", "cuda_graph"}
+NO_EFFECT = {"checkpoint_every", "compile", "own_kernels", "cuda_graph"}
 """Training parameters that the result does not depend on."""
 
 
@@ -91,7 +92,14 @@ class TrainingStep:
         self.compiled = on_gpu if training.compile == "auto" else training.compile
         self.graphed = on_gpu and bool(training.cuda_graph)
         self.optimizer = FlatOptimizer(model, training, self.low_precision, self.compiled)
-        if self.compiled:
+        wants_kernels = self.compiled if training.own_kernels == "auto" else training.own_kernels
+        if on_gpu and self.low_precision and wants_kernels and fused.is_covered(model):
+            model.run_blocks = fused.FusedBlocks(model.blocks, self.optimizer.gradients())
+            if self.compiled:
+                model.embed, model.read = (
+                    torch.compile(end, dynamic=False) for end in (model.embed, model.read)
+                )
+        elif self.compiled:
             for block in model.blocks:
                 block.compile()
         self._forward = model
