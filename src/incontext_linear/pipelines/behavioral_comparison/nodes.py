@@ -1,5 +1,6 @@
 """Hold the learner against every textbook algorithm, by its predictions alone (paper, section 4)."""
 
+import logging
 from typing import Any
 
 import pandas as pd
@@ -18,6 +19,8 @@ from incontext_linear.divergence import (
 from incontext_linear.figures import plot_divergences, plot_risks
 from incontext_linear.parameters import LEARNER
 from incontext_linear.tables import predictions_by_name, tidy_predictions
+
+logger = logging.getLogger(__name__)
 
 
 def predict_with_learner(learner: Learner, prompts: dict[str, Tensor], device: str) -> pd.DataFrame:
@@ -114,8 +117,21 @@ def measure_risk(
 
 def report_comparison_metrics(
     spd: pd.DataFrame, ilwd: pd.DataFrame, linearity: pd.DataFrame
-) -> dict[str, list[dict[str, float]]]:
-    """The curves as metric histories whose step is the number of examples seen, for MLflow's overlays."""
+) -> dict[str, list[dict[str, int | float]]]:
+    """The curves as metric histories whose step is the number of examples seen, for MLflow's overlays.
+
+    And the answer in short, as a log line: the algorithms nearest to the learner at the end of the prompt.
+    """
+    longest = spd["examples_seen"].max()
+    nearest = spd[spd["examples_seen"] == longest].nsmallest(3, "mean")
+    logger.info(
+        "Nearest to the learner after %d examples: %s",
+        longest,
+        ", ".join(
+            f"{name} (SPD {mean:.2g} [{low:.2g}, {high:.2g}])"
+            for name, mean, low, high in nearest[["predictor", "mean", "low", "high"]].itertuples(index=False)
+        ),
+    )
     metrics = {}
     for measure, table in (("spd", spd), ("ilwd", ilwd), ("r_squared", linearity)):
         for name, rows in table.groupby("predictor", sort=False):

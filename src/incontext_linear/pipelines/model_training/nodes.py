@@ -52,7 +52,7 @@ def tabulate_history(learner: Learner) -> pd.DataFrame:
     return pd.DataFrame(learner.record["history"])
 
 
-def report_training_metrics(history: pd.DataFrame) -> dict[str, list[dict[str, float]]]:
+def report_training_metrics(history: pd.DataFrame) -> dict[str, list[dict[str, int | float]]]:
     """Loss and SPD to OLS over steps, as metric histories."""
     return {
         f"training.{name}": [

@@ -30,7 +30,7 @@ from incontext_linear.phase_variants import (
 
 LOG = logging.getLogger(__name__)
 Partitions = dict[str, Callable[[], Any]]
-History = dict[str, list[dict[str, float]]]
+History = dict[str, list[dict[str, int | float]]]
 
 
 def select_variants(

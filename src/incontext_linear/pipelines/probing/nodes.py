@@ -45,7 +45,7 @@ from incontext_linear.transformer import Transformer
 logger = logging.getLogger(__name__)
 
 Tensors = dict[str, Tensor]
-History = dict[str, list[dict[str, float]]]
+History = dict[str, list[dict[str, int | float]]]
 
 
 FITTED_ON = "fitted_on"
