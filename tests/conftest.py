@@ -1,9 +1,10 @@
 """Shapes in the signatures are checked at run time in every test: jaxtyping with beartype.
 
-Without a GPU, Triton's kernels are run by its interpreter.
+Without a GPU, Triton's kernels are run by its interpreter; without Triton, which Linux alone has, not at all.
 """
 
 import os
+from importlib.util import find_spec
 
 import torch
 
@@ -14,8 +15,9 @@ if not torch.cuda.is_available():
 from jaxtyping import install_import_hook
 
 # Before the hook: Triton reads its kernels' source, and finds in it no checks that were put in.
-import incontext_linear.attention_kernels
-import incontext_linear.branch_kernels  # noqa: F401
+if find_spec("triton"):
+    import incontext_linear.attention_kernels
+    import incontext_linear.branch_kernels  # noqa: F401
 
 # Must come before any other import of the package.
 install_import_hook("incontext_linear", "beartype.beartype")

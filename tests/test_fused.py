@@ -6,13 +6,17 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from incontext_linear import attention_kernels, branch_kernels, fused
+from incontext_linear import fused
 from incontext_linear.attention import causal_attention
 from incontext_linear.config import ModelConfig
 from incontext_linear.tasks import generator
 from incontext_linear.transformer import Transformer
 
+pytest.importorskip("triton")
+from incontext_linear import attention_kernels, branch_kernels
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+TOLERANCE = 5e-3 if DEVICE == "cuda" else 1e-5  # Triton's products of float32 are tf32 on a GPU
 EPSILON = 1e-5
 
 
@@ -29,9 +33,9 @@ def on_device(*tensors: torch.Tensor) -> list[torch.Tensor]:
 
 
 def assert_near(result: torch.Tensor, reference: torch.Tensor) -> None:
-    """Within float32's rounding of the reference's size; a number never written is NaN and fails."""
+    """Within rounding of the reference's size; a number never written is NaN and fails."""
     error = (result.cpu().double() - reference).abs().max()
-    assert error < 1e-5 * reference.abs().max().clamp_min(1.0)
+    assert error < TOLERANCE * reference.abs().max().clamp_min(1.0)
 
 
 def unwritten(*shape: int) -> torch.Tensor:
@@ -148,9 +152,9 @@ def test_fused_blocks_give_the_predictions_and_the_gradients_of_plain_ones(
         monkeypatch.setattr(fused.dist, "is_initialized", lambda: True)
     targets = {parameter: torch.full_like(parameter, torch.nan) for parameter in model.parameters()}
     model.run_blocks = fused.FusedBlocks(model.blocks, targets)
-    torch.testing.assert_close(model(xs, ys), predictions, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model(xs, ys), predictions, rtol=TOLERANCE, atol=TOLERANCE)
     for name, gradient in gradients(model, xs, ys).items():
-        torch.testing.assert_close(gradient, plain[name], rtol=1e-4, atol=1e-6, msg=name)
+        torch.testing.assert_close(gradient, plain[name], rtol=10 * TOLERANCE, atol=TOLERANCE / 10, msg=name)
     matrices = [parameter for parameter in model.blocks.parameters() if parameter.ndim == 2]
     for matrix in matrices:
         assert torch.equal(targets.pop(matrix), matrix.grad)

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# The sizes below were the fastest of those tried on an H200, at N = 5,056, H = 512, U = 2,048.
+# Of those tried on an H200 (N = 5,056, H = 512, U = 2,048), none gave a faster step (norms) or kernel (GeLU).
 NUM_NORM_SUMS = 528
 """Programs of the norm's pass back, each with its own partial sums: four for every multiprocessor."""
 NUM_GELU_SUMS = 128
@@ -47,7 +47,7 @@ def _add_norm_kernel(
     H: tl.constexpr,  # noqa: N803
     ROWS: tl.constexpr,  # noqa: N803
 ):
-    token = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    token = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     column = tl.arange(0, H)[None, :]
     inside, offset = token < num_tokens, token * H + column
     hidden = tl.load(stream + offset, mask=inside, other=0.0)
@@ -79,7 +79,7 @@ def _add_norm_backward_kernel(
     shift_sum = tl.zeros((ROWS, H), tl.float32)
     bias_sum = tl.zeros((ROWS, H), tl.float32)
     for start in range(program * ROWS, num_tokens, tl.num_programs(0) * ROWS):
-        token = start + tl.arange(0, ROWS)[:, None]
+        token = start + tl.arange(0, ROWS)[:, None].to(tl.int64)
         inside, offset = token < num_tokens, token * H + column
         unit, inverse = _normalize(tl.load(stream + offset, mask=inside, other=0.0), H, epsilon)
         above = tl.load(normed_gradient + offset, mask=inside, other=0.0).to(tl.float32)

@@ -4,9 +4,10 @@ The loss is the paper's (section 2): the squared error of the prediction at ever
 prompts and prefixes. A step's batch is a pure function of (task, seed, step), so nothing about the data
 needs saving, and a resumed run sees the very batches that an unbroken one does.
 
-Speed comes from three switches that change no arithmetic but the precision of the linear maps: bfloat16
-with float32 master copies, compiled blocks and optimiser, and one captured CUDA graph a step. On a CPU, or
-with the switches off, the same lines run plainly.
+Speed comes from four switches that change no arithmetic but its precision: bfloat16 linear maps with float32
+master copies, compiled blocks and optimiser, blocks on this project's own kernels in place of compiled ones
+(`incontext_linear.fused`), and one captured CUDA graph a step. On a CPU, or with the switches off, the same
+lines run plainly.
 """
 
 import logging
@@ -82,7 +83,7 @@ class TrainingStep:
 
     Args:
         model: the learner, on its device, in float32; trained in place.
-        training: optimiser settings and the three speed switches.
+        training: optimiser settings and the four speed switches.
     """
 
     def __init__(self, model: Transformer, training: TrainingConfig):
