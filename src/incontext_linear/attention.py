@@ -49,14 +49,19 @@ def _is_fused(packed: Tensor, num_heads: int) -> bool:
 def _fused_attention(packed: Tensor, num_heads: int) -> Tensor:
     from incontext_linear import attention_kernels  # needs Triton, which PyTorch has on a GPU only
 
-    return attention_kernels.forward(packed.contiguous(), num_heads)
+    output = packed.new_empty(*packed.shape[:2], packed.shape[2] // 3)
+    attention_kernels.forward(packed.contiguous(), num_heads, output)
+    return output
 
 
 @torch.library.custom_op("incontext_linear::causal_attention_backward", mutates_args=())
 def _fused_attention_backward(gradient: Tensor, packed: Tensor, num_heads: int) -> Tensor:
     from incontext_linear import attention_kernels
 
-    return attention_kernels.backward(gradient.contiguous(), packed.contiguous(), num_heads)
+    packed = packed.contiguous()
+    packed_gradient = torch.empty_like(packed)
+    attention_kernels.backward(gradient.contiguous(), packed, num_heads, packed_gradient)
+    return packed_gradient
 
 
 @_fused_attention.register_fake

@@ -176,33 +176,35 @@ def _settings(packed: Tensor, num_heads: int) -> tuple[tuple[int], float, dict[s
     return (num_prompts * num_heads,), channels**-0.5, constants
 
 
-def forward(packed: Tensor, num_heads: int, bias: Tensor | None = None) -> Tensor:
-    """Packed (B, T, 3H), contiguous, plus a bias (3H), to mixed values (B, T, H)."""
-    num_prompts, num_tokens, features = packed.shape
+def forward(packed: Tensor, num_heads: int, output: Tensor, bias: Tensor | None = None) -> None:
+    """Packed (B, T, 3H), contiguous, plus a bias (3H), to mixed values (B, T, H), into ``output``."""
     grid, scale, constants = _settings(packed, num_heads)
-    output = packed.new_empty(num_prompts, num_tokens, features // 3)
     _forward_kernel[grid](
         packed,
         packed if bias is None else bias,
         output,
-        num_tokens,
+        packed.shape[1],
         scale,
         HAS_BIAS=bias is not None,
         **constants,
     )
-    return output
 
 
 def backward(
-    gradient: Tensor, packed: Tensor, num_heads: int, bias: Tensor | None = None, sums: Tensor | None = None
-) -> Tensor:
+    gradient: Tensor,
+    packed: Tensor,
+    num_heads: int,
+    packed_gradient: Tensor,
+    bias: Tensor | None = None,
+    sums: Tensor | None = None,
+) -> None:
     """The gradient of the packed projection (B, T, 3H), from that of the mixed values (B, T, H).
 
-    Its sums over each prompt's tokens go into ``sums``, (B, 3H), float32: summed over B, the bias's gradient.
+    It goes into ``packed_gradient``, and its sums over each prompt's tokens into ``sums``, (B, 3H), float32:
+    summed over B, the bias's gradient.
     """
     num_prompts, num_tokens, features = packed.shape
     grid, scale, constants = _settings(packed, num_heads)
-    packed_gradient = torch.empty_like(packed)
     if sums is None:
         sums = packed.new_empty(num_prompts, features, dtype=torch.float32)
     _backward_kernel[grid](
@@ -216,4 +218,3 @@ def backward(
         HAS_BIAS=bias is not None,
         **constants,
     )
-    return packed_gradient

@@ -174,15 +174,14 @@ def add_norm(
     scale: Tensor,
     shift: Tensor,
     epsilon: float,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
-    """The stream (N, H), float32, with a branch (N, H) and its bias added, and its LayerNorm in ``dtype``.
+    normed: Tensor,
+) -> Tensor:
+    """The stream (N, H), float32, with a branch (N, H) and its bias added.
 
-    Without a branch (None) the stream is returned as it is.
+    Its LayerNorm goes into ``normed``. Without a branch (None) the stream is returned as it is.
     """
     num_tokens, width = stream.shape
     new_stream = stream if branch is None else torch.empty_like(stream)
-    normed = torch.empty_like(stream, dtype=dtype)
     rows = max(1, NORM_TILE // width)
     _add_norm_kernel[(triton.cdiv(num_tokens, rows),)](
         stream,
@@ -199,7 +198,7 @@ def add_norm(
         ROWS=rows,
         num_warps=1,
     )
-    return new_stream, normed
+    return new_stream
 
 
 def add_norm_backward(
@@ -209,8 +208,9 @@ def add_norm_backward(
     scale: Tensor,
     epsilon: float,
     sums: Tensor,
-) -> Tensor:
-    """The gradient (N, H) of the stream that `add_norm` normalised.
+    gradient: Tensor,
+) -> None:
+    """The gradient (N, H) of the stream that `add_norm` normalised, into ``gradient``.
 
     Args:
         stream_gradient: what reaches the stream from behind the norm's branch, (N, H).
@@ -220,10 +220,10 @@ def add_norm_backward(
         epsilon: the norm's.
         sums: (NUM_NORM_SUMS, 3H), float32, filled with partial sums: their sums are the gradients of the
             norm's scale and shift and of the branch's bias, side by side.
+        gradient: (N, H), filled.
     """
     num_tokens, width = stream.shape
     rows = max(1, NORM_TILE // width)
-    gradient = torch.empty_like(stream_gradient)
     _add_norm_backward_kernel[(NUM_NORM_SUMS,)](
         stream_gradient,
         normed_gradient,
@@ -237,26 +237,23 @@ def add_norm_backward(
         ROWS=rows,
         num_warps=1,
     )
-    return gradient
 
 
-def gelu(source: Tensor, bias: Tensor) -> Tensor:
-    """GeLU in its tanh form of (N, U) plus bias (U)."""
-    target, block = torch.empty_like(source), 2048
+def gelu(source: Tensor, bias: Tensor, target: Tensor) -> None:
+    """GeLU in its tanh form of (N, U) plus bias (U), into ``target``."""
+    block = 2048
     _gelu_kernel[(triton.cdiv(source.numel(), block),)](
         source, bias, target, source.numel(), source.shape[1], BLOCK=block
     )
-    return target
 
 
-def gelu_backward(gradient: Tensor, source: Tensor, bias: Tensor, sums: Tensor) -> Tensor:
-    """The gradient (N, U) of GeLU's argument.
+def gelu_backward(gradient: Tensor, source: Tensor, bias: Tensor, sums: Tensor, target: Tensor) -> None:
+    """The gradient (N, U) of GeLU's argument, into ``target``.
 
     Its sums over chunks of tokens go into ``sums``, (NUM_GELU_SUMS, U), float32: summed, the bias's gradient.
     """
     num_tokens, num_units = source.shape
     rows, columns = GELU_TILE
-    target = torch.empty_like(source)
     _gelu_backward_kernel[(NUM_GELU_SUMS, triton.cdiv(num_units, columns))](
         gradient,
         source,
@@ -270,7 +267,6 @@ def gelu_backward(gradient: Tensor, source: Tensor, bias: Tensor, sums: Tensor) 
         COLUMNS=columns,
         num_warps=2,
     )
-    return target
 
 
 def sum_rows(source: Tensor, dtype: torch.dtype) -> Tensor:

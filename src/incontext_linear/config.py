@@ -162,12 +162,14 @@ class ModelConfig(Config):
 
 
 class TrainingConfig(Config):
-    """The training loop: AdamW or Muon, linear warm-up, cosine decay to zero, clipped gradients."""
+    """The training loop: AdamW or Muon, linear warm-up, decay to zero, clipped gradients."""
 
     num_steps: PositiveInt = 4000
     batch_size: PositiveInt = 64
     learning_rate: PositiveFloat = 5e-4
     warmup_fraction: Fraction = 0.1
+    decay: Literal["cosine", "linear"] = "cosine"
+    """How the learning rate falls from its peak to zero, after the warm-up."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """Of the blocks' matrices; all other parameters follow AdamW, with the same learning rate."""
     beta1: OpenFraction = 0.9

@@ -7,10 +7,13 @@ serves both. What makes it faster than compiled blocks:
 - The stream and the branch before it enter only as their sum, and so have one gradient, which travels in
   bfloat16; the stream itself stays in float32.
 - Biases are added, and their gradients and the norms' are summed, by kernels that read the numbers anyway.
-- Gradients of matrices are written where the optimiser reads them.
+- Gradients of matrices are computed at the end, those of equal shape together, and written where the
+  optimiser reads them. One alone is too small to fill a GPU: 512 × 512 is 16 tiles of 128², and a GPU has
+  132 multiprocessors.
 - The last branch is computed on x-tokens alone, since predictions are read from nothing else.
 
-Shape letters: B prompts, T tokens a prompt, N = B·T, H width, M heads, R branches.
+Shape letters: B prompts, T tokens a prompt, N = B·T, H width, M heads, R branches;
+a map has I inputs and O outputs.
 """
 
 from typing import NamedTuple
@@ -79,10 +82,24 @@ class FusedBlocks:
             part = self.blocks[start:stop]
             is_last = stop == len(self.blocks)
             parts = [branch for block in part for branch in branches(block)]
-            targets = [(self.gradients[each.weight_in], self.gradients[each.weight_out]) for each in parts]
+            targets = [
+                [
+                    self._target(equal)
+                    for equal in zip(*((e.weight_in, e.weight_out) for e in kind), strict=True)
+                ]
+                for kind in (parts[::2], parts[1::2])
+            ]
             settings = num_tokens, part[0].attention.num_heads, part[0].mlp_norm.eps, is_last, targets
             stream = _Branches.apply(stream, settings, *(tensor for each in parts for tensor in each))
         return stream.view(num_prompts, -1, width)
+
+    def _target(self, weights: tuple[nn.Parameter, ...]) -> Tensor:
+        """Where the gradients of equal matrices go, neighbours in memory, as one tensor (R/2, O, I)."""
+        each = [self.gradients[weight] for weight in weights]
+        stack = each[0].as_strided((len(each), *each[0].shape), (each[0].numel(), *each[0].stride()))
+        if [row.data_ptr() for row in stack] != [tensor.data_ptr() for tensor in each]:
+            raise ValueError("the gradients of equal matrices must lie side by side, in the blocks' order")
+        return stack
 
 
 class _Branches(torch.autograd.Function):
@@ -93,75 +110,121 @@ class _Branches(torch.autograd.Function):
         from incontext_linear import attention_kernels, branch_kernels  # need Triton
 
         num_tokens, num_heads, epsilon, is_last, _ = ctx.settings = settings
-        width, saved, branch, bias = stream.shape[1], [], None, None
-        for index, each in enumerate(_grouped(parameters)):
-            if is_last and index == len(parameters) // len(each) - 1:
+        parts, (num_rows, width) = _grouped(parameters), stream.shape
+        num_last_rows = num_rows // num_tokens * ((num_tokens + 1) // 2) if is_last else num_rows
+        shape = len(parts) // 2, num_rows, num_last_rows, parts[0].weight_in.dtype
+        normed = _stacks(stream, *shape, width, width)
+        mixed = _stacks(stream, *shape, width, len(parts[1].bias_in))
+        saved, branch, bias = [], None, None
+        for index, each in enumerate(parts):
+            if is_last and index == len(parts) - 1:
                 stream, branch = (_x_tokens(tensor, num_tokens) for tensor in (stream, branch))
-            dtype = each.weight_in.dtype
-            stream, normed = branch_kernels.add_norm(
-                stream, branch, bias, each.scale, each.shift, epsilon, dtype
+            normed_here, mixed_here = (_of_branch(stacks, index, len(stream)) for stacks in (normed, mixed))
+            stream = branch_kernels.add_norm(
+                stream, branch, bias, each.scale, each.shift, epsilon, normed_here
             )
-            inner = normed @ each.weight_in.mT
+            inner = normed_here @ each.weight_in.mT
             if index % 2:
-                mixed = branch_kernels.gelu(inner, each.bias_in)
+                branch_kernels.gelu(inner, each.bias_in, mixed_here)
             else:
                 packed = inner.view(-1, num_tokens, 3 * width)
-                mixed = attention_kernels.forward(packed, num_heads, each.bias_in).view(-1, width)
-            saved += stream, normed, inner, mixed
-            branch, bias = mixed @ each.weight_out.mT, each.bias_out
-        ctx.save_for_backward(*saved, *parameters)
+                attention_kernels.forward(packed, num_heads, mixed_here, each.bias_in)
+            saved += stream, inner
+            branch, bias = mixed_here @ each.weight_out.mT, each.bias_out
+        ctx.shape = shape
+        ctx.save_for_backward(*normed, *mixed, *saved, *parameters)
         return stream + branch + bias
 
     @staticmethod
     def backward(ctx, gradient):
         from incontext_linear import attention_kernels, branch_kernels
 
-        num_tokens, num_heads, epsilon, is_last, targets = ctx.settings
-        saved = ctx.saved_tensors
-        num_branches = len(saved) // (4 + len(Branch._fields))
-        activations, parameters = saved[: 4 * num_branches], _grouped(saved[4 * num_branches :])
-        dtype, width, num_units = parameters[0].weight_in.dtype, gradient.shape[1], len(parameters[1].bias_in)
-        num_prompts = len(activations[0]) // num_tokens
+        num_tokens, num_heads, epsilon, _, targets = ctx.settings
+        num_blocks, num_rows, _, dtype = ctx.shape
+        num_branches, num_prompts, width = 2 * num_blocks, num_rows // num_tokens, gradient.shape[1]
+        normed, mixed, saved = ctx.saved_tensors[:2], ctx.saved_tensors[2:4], ctx.saved_tensors[4:]
+        activations, parts = saved[: 2 * num_branches], _grouped(saved[2 * num_branches :])
+        num_units = len(parts[1].bias_in)
+        inner_gradients = _stacks(gradient, *ctx.shape, 3 * width, num_units)
+        branch_gradients = _stacks(gradient, *ctx.shape, width, width)
         # What the kernels sum over tokens: a row a program, all rows summed at the end.
         norm_sums = gradient.new_empty(num_branches, branch_kernels.NUM_NORM_SUMS, 3 * width)
-        attention_sums = gradient.new_empty(num_branches // 2, num_prompts, 3 * width)
-        gelu_sums = gradient.new_empty(num_branches // 2, branch_kernels.NUM_GELU_SUMS, num_units)
+        attention_sums = gradient.new_empty(num_blocks, num_prompts, 3 * width)
+        gelu_sums = gradient.new_empty(num_blocks, branch_kernels.NUM_GELU_SUMS, num_units)
 
-        gradients = [{} for _ in parameters]
+        gradients = [{} for _ in parts]
         gradients[-1]["bias_out"] = gradient.sum(0).to(dtype)
-        gradient = gradient.to(dtype).contiguous()
+        gradient = _of_branch(branch_gradients, num_branches - 1, len(gradient)).copy_(gradient)
         for index in reversed(range(num_branches)):
-            each = parameters[index]
-            stream, normed, inner, mixed = activations[4 * index : 4 * index + 4]
-            # Fresh views of where the optimiser reads: autograd takes them as they are, without a copy.
-            in_target, out_target = (target.view_as(target) for target in targets[index])
-            gradients[index]["weight_out"] = torch.mm(gradient.mT, mixed, out=out_target)
+            each, (stream, inner) = parts[index], activations[2 * index : 2 * index + 2]
             mixed_gradient = gradient @ each.weight_out
+            inner_gradient = _of_branch(inner_gradients, index, len(stream))
             if index % 2:
-                inner_gradient = branch_kernels.gelu_backward(
-                    mixed_gradient, inner, each.bias_in, gelu_sums[index // 2]
+                branch_kernels.gelu_backward(
+                    mixed_gradient, inner, each.bias_in, gelu_sums[index // 2], inner_gradient
                 )
             else:
-                per_prompt = (tensor.view(num_prompts, num_tokens, -1) for tensor in (mixed_gradient, inner))
-                inner_gradient = attention_kernels.backward(
-                    *per_prompt, num_heads, each.bias_in, attention_sums[index // 2]
-                ).view(inner.shape)
-            gradients[index]["weight_in"] = torch.mm(inner_gradient.mT, normed, out=in_target)
-            gradient = branch_kernels.add_norm_backward(
-                gradient, inner_gradient @ each.weight_in, stream, each.scale, epsilon, norm_sums[index]
+                attention_kernels.backward(
+                    mixed_gradient,
+                    inner.view(num_prompts, num_tokens, -1),
+                    num_heads,
+                    inner_gradient,
+                    each.bias_in,
+                    attention_sums[index // 2],
+                )
+            next_gradient = (
+                _of_branch(branch_gradients, index - 1, num_rows) if index else torch.empty_like(gradient)
             )
-            if is_last and index == num_branches - 1:
-                gradient = _from_x_tokens(gradient, num_tokens)
+            of_rows = next_gradient if len(stream) == num_rows else torch.empty_like(gradient)
+            branch_kernels.add_norm_backward(
+                gradient,
+                inner_gradient @ each.weight_in,
+                stream,
+                each.scale,
+                epsilon,
+                norm_sums[index],
+                of_rows,
+            )
+            if len(stream) < num_rows:
+                _from_x_tokens(of_rows, next_gradient, num_tokens)
+            gradient = next_gradient
 
+        for kind, (target_in, target_out) in enumerate(targets):
+            torch.bmm(inner_gradients[kind].mT, normed[kind], out=target_in)
+            torch.bmm(branch_gradients[kind].mT, mixed[kind], out=target_out)
         of_norms = branch_kernels.sum_rows(norm_sums, torch.float32).view(num_branches, 3, width)
         of_branches = of_norms[:, 2].to(dtype)
-        of_inner = (branch_kernels.sum_rows(sums, dtype) for sums in (attention_sums, gelu_sums))
-        of_inner = [row for pair in zip(*of_inner, strict=True) for row in pair]
+        of_inner = [branch_kernels.sum_rows(sums, dtype) for sums in (attention_sums, gelu_sums)]
         for index, row in enumerate(gradients):
-            row |= {"scale": of_norms[index, 0], "shift": of_norms[index, 1], "bias_in": of_inner[index]}
+            kind, block = index % 2, index // 2
+            target_in, target_out = targets[kind]
+            row |= {
+                "scale": of_norms[index, 0],
+                "shift": of_norms[index, 1],
+                "bias_in": of_inner[kind][block],
+            }
+            # Fresh views of where the optimiser reads: autograd takes them as they are, without a copy.
+            row |= {"weight_in": target_in[block], "weight_out": target_out[block]}
             if index:
                 gradients[index - 1]["bias_out"] = of_branches[index]
         return gradient.float(), None, *(tensor for row in gradients for tensor in Branch(**row))
+
+
+def _stacks(
+    like: Tensor, num_blocks: int, num_rows: int, num_last_rows: int, dtype: torch.dtype, *sizes: int
+) -> list[Tensor]:
+    """Room for a matrix (N, I) a branch, attention's and the MLPs' apart, (R/2, N, I) each.
+
+    The rows that the last branch does not have are zero, so that they add nothing to a product.
+    """
+    stacks = [like.new_empty(num_blocks, num_rows, size, dtype=dtype) for size in sizes]
+    if num_last_rows < num_rows:
+        stacks[-1][-1, num_last_rows:] = 0
+    return stacks
+
+
+def _of_branch(stacks: list[Tensor], index: int, num_rows: int) -> Tensor:
+    return stacks[index % 2][index // 2, :num_rows]
 
 
 def _grouped(parameters: tuple[Tensor, ...]) -> list[Branch]:
@@ -175,9 +238,7 @@ def _x_tokens(tensor: Tensor, num_tokens: int) -> Tensor:
     return tensor.view(-1, num_tokens, width)[:, ::2].reshape(-1, width)
 
 
-def _from_x_tokens(tensor: Tensor, num_tokens: int) -> Tensor:
-    """Rows of all tokens, those of y-tokens zero: the gradient of `_x_tokens`."""
-    per_prompt = tensor.view(-1, (num_tokens + 1) // 2, tensor.shape[-1])
-    result = tensor.new_zeros(len(per_prompt), num_tokens, tensor.shape[-1])
-    result[:, ::2] = per_prompt
-    return result.flatten(0, 1)
+def _from_x_tokens(tensor: Tensor, target: Tensor, num_tokens: int) -> None:
+    """Rows of all tokens, those of y-tokens zero, into ``target``: the gradient of `_x_tokens`."""
+    width = tensor.shape[-1]
+    target.zero_().view(-1, num_tokens, width)[:, ::2] = tensor.view(-1, (num_tokens + 1) // 2, width)

@@ -1,4 +1,4 @@
-"""The training loop: fresh prompts at every step, AdamW or Muon, warm-up and cosine, checkpoints.
+"""The training loop: fresh prompts at every step, AdamW or Muon, warm-up and decay, checkpoints.
 
 The loss is the paper's (section 2): the squared error of the prediction at every prefix, averaged over
 prompts and prefixes. A step's batch is a pure function of (task, seed, step), so nothing about the data
@@ -59,12 +59,13 @@ class TrainingDivergedError(RuntimeError):
 
 
 def learning_rate_at(step: int, training: TrainingConfig) -> float:
-    """Linear warm-up over ``warmup_fraction`` of the steps, then cosine decay towards zero."""
+    """Linear warm-up over ``warmup_fraction`` of the steps, then decay towards zero: cosine or linear."""
     warmup = max(1, round(training.warmup_fraction * training.num_steps))
     if step < warmup:
         return training.learning_rate * (step + 1) / warmup
     progress = (step - warmup) / max(1, training.num_steps - warmup)
-    return training.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+    left = 1 - progress if training.decay == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+    return training.learning_rate * left
 
 
 def reporting_prefix(task: TaskConfig) -> int:
