@@ -168,6 +168,13 @@ def test_fused_blocks_give_the_predictions_and_the_gradients_of_plain_ones(
     assert all(target.isnan().all() for target in targets.values())
 
 
+def test_gradients_that_do_not_lie_side_by_side_are_refused():
+    model = Transformer(3, 6, ModelConfig(num_layers=2, num_heads=2, width=32))
+    apart = {parameter: torch.empty(2, *parameter.shape)[0] for parameter in model.parameters()}
+    with pytest.raises(ValueError, match="side by side, in the blocks' order"):
+        fused.FusedBlocks(model.blocks, apart)(torch.zeros(1, 11, 32))
+
+
 def test_what_the_kernels_cover():
     def covered(num_examples: int = 40, **config: int) -> bool:
         return fused.is_covered(Transformer(2, num_examples, ModelConfig(num_layers=1, **config)))

@@ -82,24 +82,17 @@ class FusedBlocks:
             part = self.blocks[start:stop]
             is_last = stop == len(self.blocks)
             parts = [branch for block in part for branch in branches(block)]
-            targets = [
-                [
-                    self._target(equal)
-                    for equal in zip(*((e.weight_in, e.weight_out) for e in kind), strict=True)
-                ]
-                for kind in (parts[::2], parts[1::2])
-            ]
+            targets = self._targets(parts[::2]), self._targets(parts[1::2])
             settings = num_tokens, part[0].attention.num_heads, part[0].mlp_norm.eps, is_last, targets
             stream = _Branches.apply(stream, settings, *(tensor for each in parts for tensor in each))
         return stream.view(num_prompts, -1, width)
 
-    def _target(self, weights: tuple[nn.Parameter, ...]) -> Tensor:
-        """Where the gradients of equal matrices go, neighbours in memory, as one tensor (R/2, O, I)."""
-        each = [self.gradients[weight] for weight in weights]
-        stack = each[0].as_strided((len(each), *each[0].shape), (each[0].numel(), *each[0].stride()))
-        if [row.data_ptr() for row in stack] != [tensor.data_ptr() for tensor in each]:
-            raise ValueError("the gradients of equal matrices must lie side by side, in the blocks' order")
-        return stack
+    def _targets(self, alike: list[Branch]) -> list[Tensor]:
+        """Where the gradients of the maps in and out of branches of one kind go, (R/2, O, I) each."""
+        return [
+            _neighbours([self.gradients[weight] for weight in weights])
+            for weights in ([each.weight_in for each in alike], [each.weight_out for each in alike])
+        ]
 
 
 class _Branches(torch.autograd.Function):
@@ -198,16 +191,22 @@ class _Branches(torch.autograd.Function):
         for index, row in enumerate(gradients):
             kind, block = index % 2, index // 2
             target_in, target_out = targets[kind]
-            row |= {
-                "scale": of_norms[index, 0],
-                "shift": of_norms[index, 1],
-                "bias_in": of_inner[kind][block],
-            }
+            row |= {"scale": of_norms[index, 0], "shift": of_norms[index, 1]}
             # Fresh views of where the optimiser reads: autograd takes them as they are, without a copy.
             row |= {"weight_in": target_in[block], "weight_out": target_out[block]}
+            row["bias_in"] = of_inner[kind][block]
             if index:
                 gradients[index - 1]["bias_out"] = of_branches[index]
         return gradient.float(), None, *(tensor for row in gradients for tensor in Branch(**row))
+
+
+def _neighbours(tensors: list[Tensor]) -> Tensor:
+    """Equal tensors that lie side by side in memory, as one with a new first dimension."""
+    first = tensors[0]
+    stack = first.as_strided((len(tensors), *first.shape), (first.numel(), *first.stride()))
+    if [row.data_ptr() for row in stack] != [tensor.data_ptr() for tensor in tensors]:
+        raise ValueError("the gradients of equal matrices must lie side by side, in the blocks' order")
+    return stack
 
 
 def _stacks(
