@@ -26,12 +26,17 @@ from incontext_linear import pipelines
 from incontext_linear.checkpoints import check_same_shape
 from incontext_linear.config import Config, flatten
 from incontext_linear.parameters import ParameterError, check_parameters
+from incontext_linear.phase_variants import PhaseDiagramError
 from incontext_linear.progress import announce
 from incontext_linear.sweeps.config import VariantConfig
 from incontext_linear.sweeps.tracking import kill_open_runs
 from incontext_linear.sweeps.variants import show
+from incontext_linear.training import TrainingDivergedError
 
 logger = logging.getLogger(__name__)
+
+SELF_EXPLANATORY = (PhaseDiagramError, TrainingDivergedError)
+"""Errors of nodes that are not the project's but of what was asked of it."""
 
 
 class ProjectChecks:
@@ -53,6 +58,12 @@ class ProjectChecks:
         self._check_inputs_exist(run_params, pipeline, catalog)
         if "learner" in pipeline.inputs():
             self._check_learner(catalog)
+
+    @hook_impl(trylast=True)
+    def on_pipeline_error(self, error: Exception) -> None:
+        """On the command line, say without a traceback what its message alone explains."""
+        if isinstance(error, SELF_EXPLANATORY) and click.get_current_context(silent=True):
+            raise click.ClickException(str(error)) from None
 
     def _check_learner(self, catalog: DataCatalog) -> None:
         """A saved learner of another shape than the parameters say is from another run: stop.
