@@ -1,10 +1,18 @@
-"""Between tensors and tidy tables: one row a predictor, prompt and prefix."""
+"""Between tensors, tidy tables (one row a predictor, prompt and prefix) and histories of metrics."""
+
+import math
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+MetricHistory = list[dict[str, int | float]]
+"""A metric's points, ``[{"step": 0, "value": 0.5}, …]``."""
+MetricHistories = dict[str, MetricHistory]
+"""By the metric's name."""
 
 
 def tidy_predictions(predictor: str, predictions: Float[Tensor, "batch example"]) -> pd.DataFrame:
@@ -28,3 +36,9 @@ def predictions_by_name(table: pd.DataFrame) -> dict[str, Float[Tensor, "batch e
         )
         for name, rows in table.groupby("predictor", sort=False)
     }
+
+
+def metric_history(steps: Iterable[int], values: Iterable[float]) -> MetricHistory:
+    """Pair steps with values; what is no finite number is no point."""
+    pairs = zip(steps, values, strict=True)
+    return [{"step": int(step), "value": float(value)} for step, value in pairs if math.isfinite(value)]

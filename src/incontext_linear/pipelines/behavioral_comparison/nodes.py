@@ -18,7 +18,7 @@ from incontext_linear.divergence import (
 )
 from incontext_linear.figures import plot_divergences, plot_risks
 from incontext_linear.parameters import LEARNER
-from incontext_linear.tables import predictions_by_name, tidy_predictions
+from incontext_linear.tables import MetricHistories, metric_history, predictions_by_name, tidy_predictions
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ def measure_risk(
 
 def report_comparison_metrics(
     spd: pd.DataFrame, ilwd: pd.DataFrame, linearity: pd.DataFrame
-) -> dict[str, list[dict[str, int | float]]]:
+) -> MetricHistories:
     """The curves as metric histories whose step is the number of examples seen, for MLflow's overlays.
 
     And the answer in short, as a log line: the algorithms nearest to the learner at the end of the prompt.
@@ -132,15 +132,11 @@ def report_comparison_metrics(
             for name, mean, low, high in nearest[["predictor", "mean", "low", "high"]].itertuples(index=False)
         ),
     )
-    metrics = {}
-    for measure, table in (("spd", spd), ("ilwd", ilwd), ("r_squared", linearity)):
-        for name, rows in table.groupby("predictor", sort=False):
-            metrics[f"{measure}.{name}"] = [
-                {"step": int(k), "value": float(value)}
-                for k, value in zip(rows["examples_seen"], rows["mean"], strict=True)
-                if pd.notna(value)
-            ]
-    return metrics
+    return {
+        f"{measure}.{name}": metric_history(rows["examples_seen"], rows["mean"])
+        for measure, table in (("spd", spd), ("ilwd", ilwd), ("r_squared", linearity))
+        for name, rows in table.groupby("predictor", sort=False)
+    }
 
 
 def draw_divergences(spd: pd.DataFrame, ilwd: pd.DataFrame, prompts: dict[str, Tensor]) -> Figure:

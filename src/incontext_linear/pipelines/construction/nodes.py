@@ -11,6 +11,7 @@ from incontext_linear.construction.figures import (
     plot_hidden_matrix,
     plot_sizes,
 )
+from incontext_linear.tables import MetricHistories, metric_history
 
 
 def measure_sizes(construction: ConstructionConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -34,24 +35,18 @@ def trace_gradient_step(seed: int) -> pd.DataFrame:
     return measurements.trace_gradient_step(seed)
 
 
-def report_construction_metrics(
-    sizes: pd.DataFrame, errors: pd.DataFrame
-) -> dict[str, list[dict[str, int | float]]]:
+def report_construction_metrics(sizes: pd.DataFrame, errors: pd.DataFrame) -> MetricHistories:
     """Hidden rows, layers and relative errors as metric histories whose step is d."""
     metrics = {
-        f"construction.{size}.{program}": _history(rows["dim"], rows[size])
+        f"construction.{size}.{program}": metric_history(rows["dim"], rows[size])
         for size in ("hidden_rows", "layers")
         for program, rows in sizes.groupby("program", sort=False)
     }
     for (dtype, program), rows in errors.groupby(["dtype", "program"], sort=False):
-        metrics[f"construction.relative_error_{dtype}.{program}"] = _history(
+        metrics[f"construction.relative_error_{dtype}.{program}"] = metric_history(
             rows["dim"], rows["relative_error"]
         )
     return metrics
-
-
-def _history(steps: pd.Series, values: pd.Series) -> list[dict[str, int | float]]:
-    return [{"step": int(step), "value": float(value)} for step, value in zip(steps, values, strict=True)]
 
 
 def draw_sizes(sizes: pd.DataFrame) -> Figure:

@@ -7,6 +7,7 @@ from incontext_linear.checkpoints import CheckpointStore, Learner, check_same_sh
 from incontext_linear.config import ModelConfig, TaskConfig, TrainingConfig
 from incontext_linear.figures import plot_history
 from incontext_linear.progress import training_progress
+from incontext_linear.tables import MetricHistories, metric_history
 from incontext_linear.training import run_fingerprint, train
 
 
@@ -52,14 +53,10 @@ def tabulate_history(learner: Learner) -> pd.DataFrame:
     return pd.DataFrame(learner.record["history"])
 
 
-def report_training_metrics(history: pd.DataFrame) -> dict[str, list[dict[str, int | float]]]:
+def report_training_metrics(history: pd.DataFrame) -> MetricHistories:
     """Loss and SPD to OLS over steps, as metric histories."""
     return {
-        f"training.{name}": [
-            {"step": int(step), "value": float(value)}
-            for step, value in zip(history["step"], history[name], strict=True)
-        ]
-        for name in ("loss", "spd_to_ols")
+        f"training.{name}": metric_history(history["step"], history[name]) for name in ("loss", "spd_to_ols")
     }
 
 

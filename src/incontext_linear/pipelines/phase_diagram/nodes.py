@@ -27,10 +27,10 @@ from incontext_linear.phase_variants import (
     missing_cells,
     ridge_penalties,
 )
+from incontext_linear.tables import MetricHistories, MetricHistory, metric_history
 
 LOG = logging.getLogger(__name__)
 Partitions = dict[str, Callable[[], Any]]
-History = dict[str, list[dict[str, int | float]]]
 
 
 def select_variants(
@@ -108,7 +108,7 @@ def find_transitions(resamples: Resamples, phase_diagram: PhaseDiagramConfig) ->
 
 def report_phase_metrics(
     divergences: pd.DataFrame, nearest: pd.DataFrame, heat_map: pd.DataFrame, transitions: pd.DataFrame
-) -> History:
+) -> MetricHistories:
     """Means over k as metric histories along the axis, for MLflow; where the nearest algorithm changes.
 
     The step is the axis value where all are whole numbers, and its position in the sweep otherwise.
@@ -117,9 +117,8 @@ def report_phase_metrics(
     whole = all(float(value).is_integer() for value in values)
     steps = {value: int(value) if whole else position for position, value in enumerate(values)}
 
-    def history(rows: pd.DataFrame, column: str) -> list[dict[str, float]]:
-        pairs = zip(rows["axis_value"], rows[column], strict=True)
-        return [{"step": steps[at], "value": float(value)} for at, value in pairs if pd.notna(value)]
+    def history(rows: pd.DataFrame, column: str) -> MetricHistory:
+        return metric_history(rows["axis_value"].map(steps), rows[column])
 
     mean, best, grid, changes = (
         table[table["scope"] == MEAN] for table in (divergences, nearest, heat_map, transitions)
@@ -128,9 +127,8 @@ def report_phase_metrics(
     metrics |= {f"phase.{name}": history(best, name) for name in ("margin", "certainty")}
     metrics["phase.diagonal_share"] = history(grid[grid["diagonal"]], "share")
     for pair, rows in changes.groupby(["before", "after"]):
-        metrics[f"phase.transition.{pair[0]}_to_{pair[1]}"] = [
-            {"step": step, "value": float(place)} for step, place in enumerate(rows["location"])
-        ]
+        name = f"phase.transition.{pair[0]}_to_{pair[1]}"
+        metrics[name] = metric_history(range(len(rows)), rows["location"])
     return {name: values for name, values in metrics.items() if values}
 
 

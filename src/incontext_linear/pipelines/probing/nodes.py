@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
@@ -38,6 +37,7 @@ from incontext_linear.probes import (
     split_prompts,
     target_values,
 )
+from incontext_linear.tables import MetricHistories, metric_history
 from incontext_linear.tasks import generator
 from incontext_linear.training import train
 from incontext_linear.transformer import Transformer
@@ -45,7 +45,6 @@ from incontext_linear.transformer import Transformer
 logger = logging.getLogger(__name__)
 
 Tensors = dict[str, Tensor]
-History = dict[str, list[dict[str, int | float]]]
 
 
 FITTED_ON = "fitted_on"
@@ -289,28 +288,28 @@ def average_attention(learner: Learner, prompts: Tensors, device: str) -> Tensor
     return {"attention": (total / num_prompts).cpu()}
 
 
-def report_probing_metrics(scores: pd.DataFrame) -> History:
+def report_probing_metrics(scores: pd.DataFrame) -> MetricHistories:
     """Probe R² as metric histories whose step is the layer."""
     return _histories(scores, "probe", ["kind", "hidden_units", "target", "examples_seen"], "r_squared")
 
 
-def report_selectivity_metrics(selectivity: pd.DataFrame) -> History:
+def report_selectivity_metrics(selectivity: pd.DataFrame) -> MetricHistories:
     """Selectivity as metric histories whose step is the layer."""
     keys = ["kind", "hidden_units", "target", "examples_seen"]
     return _histories(selectivity, "selectivity", keys, "selectivity")
 
 
-def report_causality_metrics(causality: pd.DataFrame) -> History:
+def report_causality_metrics(causality: pd.DataFrame) -> MetricHistories:
     """The fraction of the way to the donor's prediction, as metric histories whose step is the layer."""
     return _histories(causality, "moved", ["method", "target", "examples_seen"], "fraction")
 
 
-def report_progress_metrics(nearest: pd.DataFrame) -> History:
+def report_progress_metrics(nearest: pd.DataFrame) -> MetricHistories:
     """The nearest number of steps of each algorithm, as metric histories whose step is the layer."""
     return _histories(nearest, "nearest_steps", ["algorithm", "examples_seen"], "nearest_steps")
 
 
-def report_calibration_metrics(scores: pd.DataFrame, causality: pd.DataFrame) -> History:
+def report_calibration_metrics(scores: pd.DataFrame, causality: pd.DataFrame) -> MetricHistories:
     """R² of the probes of the constructed network and what its interventions move, against its layers."""
     return _histories(scores, "calibration.probe", ["target", "examples_seen"], "r_squared") | _histories(
         causality, "calibration.moved", ["method", "target", "examples_seen"], "fraction"
@@ -430,16 +429,12 @@ def _unpack(tensors: Tensors, target: str, seen: int, layer: int, device: torch.
     return LinearReadout(attention[: 2 * seen + 1], matrix, bias)
 
 
-def _histories(table: pd.DataFrame, prefix: str, keys: Sequence[str], value: str) -> History:
+def _histories(table: pd.DataFrame, prefix: str, keys: Sequence[str], value: str) -> MetricHistories:
     """A metric history for each group of rows, its step the layer: ``probe.mlp_64.moment.k11``."""
     histories = {}
     for group, rows in table.groupby(list(keys), sort=False):
         parts = dict(zip(keys, group, strict=True))
         units, seen = parts.pop("hidden_units", 0), parts.pop("examples_seen")
         words = [f"{word}_{units}" if name == "kind" and units else word for name, word in parts.items()]
-        histories[".".join([prefix, *words, f"k{seen}"])] = [
-            {"step": int(layer), "value": float(number)}
-            for layer, number in zip(rows["layer"], rows[value], strict=True)
-            if np.isfinite(number)
-        ]
+        histories[".".join([prefix, *words, f"k{seen}"])] = metric_history(rows["layer"], rows[value])
     return histories
