@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,47 @@ with process_group("cpu") as rank:
         save_learner(Path(sys.argv[2]) / f"{optimizer}_{rank}.safetensors", learner)
 """
 
+# The steps of `TrainingStep`, on our kernels, which the CPU interprets.
+KERNELS = """
+import os, sys
+from pathlib import Path
+os.environ["TRITON_INTERPRET"] = "1"
+import torch
+import torch.nn.functional as F
+from incontext_linear import branch_kernels
+from incontext_linear.config import ModelConfig, TaskConfig, TrainingConfig
+from incontext_linear.distributed import process_group
+from incontext_linear.fused import FusedBlocks
+from incontext_linear.optimizers import FlatOptimizer
+from incontext_linear.tasks import draw_prompts, generator
+from incontext_linear.transformer import Transformer
+
+def predictions(on_kernels, rank, num_ranks):
+    task = TaskConfig(dim=2, num_examples=4)
+    model = Transformer(2, 4, ModelConfig(num_layers=3, num_heads=1, width=16))
+    model.initialize(generator(0, "weights"))
+    optimizer = FlatOptimizer(model, TrainingConfig(), low_precision=False, compiled=False)
+    forward = model
+    if on_kernels:
+        model.run_blocks = FusedBlocks(model.blocks, optimizer.gradients())
+        forward = torch.nn.parallel.DistributedDataParallel(model)
+    for step in range(3):
+        prompts = draw_prompts(task, 4, 0, step)
+        xs, ys = prompts.xs[rank::num_ranks], prompts.ys[rank::num_ranks]
+        optimizer.set_rates(1e-2)
+        F.mse_loss(forward(xs, ys), ys).backward()
+        optimizer.step()
+    fresh = draw_prompts(task, 4, 1)
+    with torch.no_grad():
+        return model(fresh.xs, fresh.ys)
+
+branch_kernels.NUM_NORM_SUMS, branch_kernels.NUM_GELU_SUMS = 3, 2  # programs, which are run one by one
+with process_group("cpu") as rank:
+    together = predictions(True, rank, 2)
+torch.testing.assert_close(together, predictions(False, 0, 1), rtol=1e-4, atol=1e-5)
+Path(sys.argv[1], f"{rank}.done").touch()
+"""
+
 
 def torchrun(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -62,6 +104,14 @@ def test_two_processes_give_the_losses_of_one(optimizer, trained_by_two):
     for together, single in zip(first.record["history"], alone.record["history"], strict=True):
         assert together["loss"] == pytest.approx(single["loss"], rel=1e-4)
         assert together["spd_to_ols"] == pytest.approx(single["spd_to_ols"], rel=1e-3)
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton")
+def test_two_processes_on_our_kernels_predict_in_the_end_as_one_without(tmp_path):
+    (tmp_path / "worker.py").write_text(KERNELS)
+    done = torchrun("worker.py", str(tmp_path), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("*.done"))) == 2
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_with_what_is_allowed(monkeypatch):

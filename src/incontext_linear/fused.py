@@ -8,8 +8,8 @@ serves both. What makes it faster than compiled blocks:
   bfloat16; the stream itself stays in float32.
 - Biases are added, and their gradients and the norms' are summed, by kernels that read the numbers anyway.
 - Gradients of matrices are computed at the end, those of equal shape together, and written where the
-  optimiser reads them. One alone is too small to fill a GPU: 512 × 512 is 16 tiles of 128², and a GPU has
-  132 multiprocessors.
+  optimiser reads them. One alone is too small to fill a GPU: 512 × 512 is 16 tiles of 128², and an H200
+  has 132 multiprocessors.
 - The last branch is computed on x-tokens alone, since predictions are read from nothing else.
 
 Shape letters: B prompts, T tokens a prompt, N = B·T, H width, M heads, R branches;
