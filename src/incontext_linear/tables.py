@@ -38,7 +38,7 @@ def predictions_by_name(table: pd.DataFrame) -> dict[str, Float[Tensor, "batch e
     }
 
 
-def metric_history(steps: Iterable[int], values: Iterable[float]) -> MetricHistory:
+def metric_history(steps: Iterable[int], values: Iterable[int | float]) -> MetricHistory:
     """Pair steps with values; what is no finite number is no point."""
     pairs = zip(steps, values, strict=True)
     return [{"step": int(step), "value": float(value)} for step, value in pairs if math.isfinite(value)]

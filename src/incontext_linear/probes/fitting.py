@@ -158,33 +158,52 @@ def fit_probes(
     num_tokens = hidden.shape[1]
     seen = torch.tensor([column.examples_seen for column in columns])
     visible = (torch.arange(num_tokens) <= 2 * seen[:, None]).to(hidden.device)
-    names, units = [column.name for column in columns], [None, *config.hidden_units]
-    sizes = [column.values.shape[1] for column in columns]
-    errors, attention, linear = [], [], {}
-    for refit in range(config.num_seeds):
-        split = split_prompts(hidden.shape[2], config, seed, refit)
-        probes = ProbeSet(layers, units, names, visible, hidden.shape[3], sizes, seed + refit)
-        probes.to(hidden.device, hidden.dtype)
-        # Training, validation and test prompts lie one behind the other: every part is a slice, none a copy.
-        order = torch.cat(split).to(hidden.device)
-        states, center, scale = _standardize_states(hidden[:, :, order], len(split.train))
-        targets = _standardize_targets(columns, order, len(split.train), max(sizes))
-        rng = generator(seed, "probe batches", refit)
-        _fit(probes, states, targets, split, config, rng)
-        with torch.no_grad():
-            num_test = len(split.test)
-            errors.append(_squared_errors(probes, states, targets, slice(len(order) - num_test, None)))
-            attention.append(probes.attention.clone())
-        linear = linear or dict(_linear_readouts(probes, layers, columns, center, scale, targets))
+    refits = [
+        _refit(hidden, layers, columns, visible, config, seed, index) for index in range(config.num_seeds)
+    ]
+    errors, attention, linear = zip(*refits, strict=True)
+    units = [None, *config.hidden_units]
     stacked = torch.stack(errors), torch.stack(attention)
-    return ProbeFit(list(layers), [column[:2] for column in columns], units, *stacked, linear)
+    return ProbeFit(list(layers), [column[:2] for column in columns], units, *stacked, linear[0])
+
+
+def _refit(
+    hidden: Tensor,
+    layers: Sequence[int],
+    columns: Sequence[Column],
+    visible: Tensor,
+    config: ProbingConfig,
+    seed: int,
+    index: int,
+) -> tuple[Tensor, Tensor, dict[tuple[str, int, int], LinearReadout]]:
+    """The test prompts' errors, the attention and the linear read-outs of one refit.
+
+    A function of its own, so that its copy of the states is gone before the next refit makes another.
+    """
+    split = split_prompts(hidden.shape[2], config, seed, index)
+    sizes, units = [column.values.shape[1] for column in columns], [None, *config.hidden_units]
+    names = [column.name for column in columns]
+    probes = ProbeSet(layers, units, names, visible, hidden.shape[3], sizes, seed + index)
+    probes.to(hidden.device, hidden.dtype)
+    # Training, validation and test prompts lie one behind the other: every part is a slice, none a copy.
+    order = torch.cat(split).to(hidden.device)
+    states, center, scale = _standardize_states(hidden[:, :, order], len(split.train))
+    targets = _standardize_targets(columns, order, len(split.train), max(sizes))
+    _fit(probes, states, targets, split, config, generator(seed, "probe batches", index))
+    with torch.no_grad():
+        errors = _squared_errors(probes, states, targets, slice(len(order) - len(split.test), None))
+        attention = probes.attention.clone()
+    return errors, attention, dict(_linear_readouts(probes, layers, columns, center, scale, targets))
 
 
 def _standardize_states(hidden: Tensor, num_train: int) -> tuple[Tensor, Tensor, Tensor]:
     """In place: ``hidden`` is a copy. One scale a layer keeps the geometry that a linear read-out sees."""
     center = hidden[:, :, :num_train].mean(2, keepdim=True)
     hidden.sub_(center)
-    scale = hidden[:, :, :num_train].square().mean((1, 2, 3), keepdim=True).sqrt().clamp_min_(1e-12)
+    # By way of norms, small beside the states, where their squares would be a second copy of them.
+    norms = torch.linalg.vector_norm(hidden[:, :, :num_train], dim=3, keepdim=True)
+    variance = norms.square().mean((1, 2), keepdim=True) / hidden.shape[3]
+    scale = variance.sqrt().clamp_min_(1e-12)
     return hidden.div_(scale), center, scale
 
 
