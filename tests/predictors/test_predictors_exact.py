@@ -9,6 +9,7 @@ from incontext_linear.predictors import (
     Averaging,
     BayesPosteriorMean,
     DiscreteMMSE,
+    FirstExamples,
     GradientDescent,
     IterativeNewton,
     NearestNeighbors,
@@ -36,6 +37,9 @@ LINEAR = {
     "one-pass SGD, penalised": (OnePassSGD(0.03, 0.2), references.one_pass_sgd(0.03, 0.2)),
     "Newton": (IterativeNewton(5), references.iterative_newton(5)),
     "Newton's start": (IterativeNewton(0), references.iterative_newton(0)),
+    "no examples": (FirstExamples(0), lambda x, y: np.zeros(x.shape[1])),
+    "the first example": (FirstExamples(1), lambda x, y: references.least_squares(x[:1], y[:1])),
+    "the first three": (FirstExamples(3), lambda x, y: references.least_squares(x[:3], y[:3])),
     "averaging": (Averaging(), references.averaging),
 }
 

@@ -12,6 +12,7 @@ from incontext_linear.predictors import (
     Averaging,
     BayesPosteriorMean,
     DiscreteMMSE,
+    FirstExamples,
     GradientDescent,
     IterativeNewton,
     LinearPredictor,
@@ -36,11 +37,12 @@ PREDICTORS = {
     "neighbours by distance": NearestNeighbors(3, "distance"),
     "Newton": IterativeNewton(4),
     "averaging": Averaging(),
+    "first examples": FirstExamples(2),
     "discrete MMSE": DiscreteMMSE(POOL, 0.7),
 }
 LINEAR = {name: predictor for name, predictor in PREDICTORS.items() if isinstance(predictor, LinearPredictor)}
 EQUIVARIANT = {name: predictor for name, predictor in PREDICTORS.items() if name != "discrete MMSE"}
-BATCH = {name: predictor for name, predictor in PREDICTORS.items() if name != "SGD"}
+BATCH = {name: predictor for name, predictor in PREDICTORS.items() if name not in ("SGD", "first examples")}
 
 every = pytest.mark.parametrize("name", PREDICTORS)
 fast = settings(max_examples=25, deadline=None)

@@ -10,6 +10,7 @@ from incontext_linear.config import TaskConfig
 from incontext_linear.predictors import (
     BayesPosteriorMean,
     DiscreteMMSE,
+    FirstExamples,
     GradientDescent,
     IterativeNewton,
     NearestNeighbors,
@@ -117,6 +118,7 @@ WRONG = [
     (lambda: GradientDescent(0.0, 1), "step_size=0.0 is not allowed"),
     (lambda: GradientDescent(0.1, 1.5), "num_steps=1.5 is not allowed: num_steps must be an integer ≥ 0"),
     (lambda: GradientDescent(0.1, -1), "num_steps=-1 is not allowed"),
+    (lambda: FirstExamples(-1), "num_examples=-1 is not allowed: num_examples must be an integer ≥ 0"),
     (lambda: OnePassSGD(0.1, float("inf")), "penalty=inf is not allowed"),
     (lambda: IterativeNewton(True), "num_steps=True is not allowed"),
     (lambda: NearestNeighbors(0), "num_neighbors=0 is not allowed: num_neighbors must be an integer ≥ 1"),

@@ -4,7 +4,7 @@ from incontext_linear.predictors.averaging import Averaging
 from incontext_linear.predictors.base import LinearPredictor, Predictor
 from incontext_linear.predictors.bayes import BayesPosteriorMean, DiscreteMMSE
 from incontext_linear.predictors.gradient import GradientDescent, OnePassSGD
-from incontext_linear.predictors.least_squares import OrdinaryLeastSquares, Ridge
+from incontext_linear.predictors.least_squares import FirstExamples, OrdinaryLeastSquares, Ridge
 from incontext_linear.predictors.neighbors import NearestNeighbors
 from incontext_linear.predictors.newton import IterativeNewton
 from incontext_linear.predictors.registry import build_predictor, build_predictors
@@ -13,6 +13,7 @@ __all__ = [
     "Averaging",
     "BayesPosteriorMean",
     "DiscreteMMSE",
+    "FirstExamples",
     "GradientDescent",
     "IterativeNewton",
     "LinearPredictor",

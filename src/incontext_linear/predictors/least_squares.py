@@ -25,7 +25,7 @@ from torch import Tensor
 
 from incontext_linear.predictors.base import LinearPredictor
 from incontext_linear.predictors.batching import check_prompts, in_chunks_batch_last, needs_grad
-from incontext_linear.predictors.validation import Number, check_real
+from incontext_linear.predictors.validation import Number, check_integer, check_real
 
 
 class _Recursion:
@@ -206,3 +206,33 @@ class OrdinaryLeastSquares(PenalizedLeastSquares):
     def squared_norm_penalty(self) -> float:
         """None."""
         return 0.0
+
+
+@dataclass(frozen=True)
+class FirstExamples(LinearPredictor):
+    """Least squares on the first m examples alone; those after them change nothing.
+
+    What is left to a learner that can attend to fixed places but cannot pair every x with its y, as one
+    layer cannot where they are tokens of their own. m = 0 always answers 0.
+    Cost: O(B m d²) time, O(B n d) memory.
+
+    Args:
+        num_examples: m ≥ 0.
+
+    Raises:
+        ValueError: if m is not allowed, or, when called, if the prompts are not.
+    """
+
+    num_examples: int
+
+    def __post_init__(self) -> None:
+        check_integer("num_examples", self.num_examples, minimum=0)
+
+    def weights(
+        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
+    ) -> Float[Tensor, "batch example dim"]:
+        """Fitted weights (B, n, d), as `LinearPredictor.weights` defines them."""
+        check_prompts(xs, ys)
+        read = slice(self.num_examples + 1)  # weights at prefix m, the last that differ, have seen m
+        seen = torch.arange(xs.shape[1], device=xs.device).clamp(max=self.num_examples)
+        return OrdinaryLeastSquares().weights(xs[:, read], ys[:, read])[:, seen]

@@ -13,7 +13,7 @@ from incontext_linear.predictors.averaging import Averaging
 from incontext_linear.predictors.base import Predictor
 from incontext_linear.predictors.bayes import BayesPosteriorMean, DiscreteMMSE
 from incontext_linear.predictors.gradient import GradientDescent, OnePassSGD
-from incontext_linear.predictors.least_squares import OrdinaryLeastSquares, Ridge
+from incontext_linear.predictors.least_squares import FirstExamples, OrdinaryLeastSquares, Ridge
 from incontext_linear.predictors.neighbors import NearestNeighbors
 from incontext_linear.predictors.newton import IterativeNewton
 from incontext_linear.tasks import task_pool
@@ -23,6 +23,7 @@ PREDICTORS: dict[str, type] = {
     for predictor in (
         OrdinaryLeastSquares,
         Ridge,
+        FirstExamples,
         BayesPosteriorMean,
         GradientDescent,
         OnePassSGD,
