@@ -36,36 +36,29 @@ with process_group("cpu") as rank:
         save_learner(Path(sys.argv[2]) / f"{optimizer}_{rank}.safetensors", learner)
 """
 
-# The steps of `TrainingStep`, on our kernels, which the CPU interprets.
+# On our kernels, which the CPU interprets.
 KERNELS = """
 import os, sys
 from pathlib import Path
 os.environ["TRITON_INTERPRET"] = "1"
 import torch
-import torch.nn.functional as F
 from incontext_linear import branch_kernels
 from incontext_linear.config import ModelConfig, TaskConfig, TrainingConfig
 from incontext_linear.distributed import process_group
 from incontext_linear.fused import FusedBlocks
-from incontext_linear.optimizers import FlatOptimizer
-from incontext_linear.tasks import draw_prompts, generator
+from incontext_linear.tasks import Prompts, draw_prompts, generator
+from incontext_linear.training import TrainingStep
 from incontext_linear.transformer import Transformer
 
 def predictions(on_kernels, rank, num_ranks):
     task = TaskConfig(dim=2, num_examples=4)
     model = Transformer(2, 4, ModelConfig(num_layers=3, num_heads=1, width=16))
-    model.initialize(generator(0, "weights"))
-    optimizer = FlatOptimizer(model, TrainingConfig(), low_precision=False, compiled=False)
-    forward = model
+    step = TrainingStep(model.initialize(generator(0, "weights")), TrainingConfig())
     if on_kernels:
-        model.run_blocks = FusedBlocks(model.blocks, optimizer.gradients())
-        forward = torch.nn.parallel.DistributedDataParallel(model)
-    for step in range(3):
-        prompts = draw_prompts(task, 4, 0, step)
-        xs, ys = prompts.xs[rank::num_ranks], prompts.ys[rank::num_ranks]
-        optimizer.set_rates(1e-2)
-        F.mse_loss(forward(xs, ys), ys).backward()
-        optimizer.step()
+        model.run_blocks = FusedBlocks(model.blocks, step.optimizer.gradients())
+    for index in range(3):
+        prompts = draw_prompts(task, 4, 0, index)
+        step(Prompts(*(tensor[rank::num_ranks] for tensor in prompts)), 1e-2)
     fresh = draw_prompts(task, 4, 1)
     with torch.no_grad():
         return model(fresh.xs, fresh.ys)

@@ -29,6 +29,15 @@ def _load(packed, bias, inside, HAS_BIAS: tl.constexpr):  # noqa: N803
 
 
 @triton.jit
+def _load_head(packed, bias, inside, H: tl.constexpr, HAS_BIAS: tl.constexpr):  # noqa: N803
+    """Queries, keys and values: in the packed projection H numbers apart."""
+    query = _load(packed, bias, inside, HAS_BIAS)
+    key = _load(packed + H, bias + H, inside, HAS_BIAS)
+    value = _load(packed + 2 * H, bias + 2 * H, inside, HAS_BIAS)
+    return query, key, value
+
+
+@triton.jit
 def _scores(query, key, scale, CAUSAL: tl.constexpr):  # noqa: N803
     """Scores as powers of two, (queries, keys), float32; causal: of queries and keys at the same tokens."""
     scores = tl.dot(query, tl.trans(key)) * (scale * 1.4426950408889634)
@@ -74,17 +83,13 @@ def _forward_kernel(
     source = packed + prompt * num_tokens * 3 * M * C + head * C + channel
     target = output + prompt * num_tokens * M * C + head * C + channel
     shift, inside, row = bias + head * C + channel, token < num_tokens, token * 3 * M * C
-    query = _load(source + row, shift, inside, HAS_BIAS)
-    key = _load(source + row + M * C, shift + M * C, inside, HAS_BIAS)
-    value = _load(source + row + 2 * M * C, shift + 2 * M * C, inside, HAS_BIAS)
+    query, key, value = _load_head(source + row, shift, inside, M * C, HAS_BIAS)
     mixed = tl.dot(_own_weights(query, key, scale).to(value.dtype), value)
     tl.store(target + token * M * C, mixed.to(value.dtype), mask=inside)
     if REST > 0:
         token = FIRST + tl.arange(0, REST)[:, None]
         inside, row = token < num_tokens, token * 3 * M * C
-        query = _load(source + row, shift, inside, HAS_BIAS)
-        later_key = _load(source + row + M * C, shift + M * C, inside, HAS_BIAS)
-        later_value = _load(source + row + 2 * M * C, shift + 2 * M * C, inside, HAS_BIAS)
+        query, later_key, later_value = _load_head(source + row, shift, inside, M * C, HAS_BIAS)
         before, own = _later_weights(query, key, later_key, scale)
         mixed = tl.dot(before.to(value.dtype), value) + tl.dot(own.to(value.dtype), later_value)
         tl.store(target + token * M * C, mixed.to(value.dtype), mask=inside)
@@ -117,9 +122,7 @@ def _backward_kernel(
     source, target = packed + here, packed_gradient + here
     above = gradient + prompt * num_tokens * M * C + head * C + channel
     shift, inside, row = bias + head * C + channel, token < num_tokens, token * 3 * M * C
-    query = _load(source + row, shift, inside, HAS_BIAS)
-    key = _load(source + row + M * C, shift + M * C, inside, HAS_BIAS)
-    value = _load(source + row + 2 * M * C, shift + 2 * M * C, inside, HAS_BIAS)
+    query, key, value = _load_head(source + row, shift, inside, M * C, HAS_BIAS)
     upstream = tl.load(above + token * M * C, mask=inside, other=0.0)
 
     weights = _own_weights(query, key, scale)
@@ -136,9 +139,7 @@ def _backward_kernel(
     if REST > 0:
         later = FIRST + tl.arange(0, REST)[:, None]
         within, later_row = later < num_tokens, later * 3 * M * C
-        query = _load(source + later_row, shift, within, HAS_BIAS)
-        later_key = _load(source + later_row + M * C, shift + M * C, within, HAS_BIAS)
-        later_value = _load(source + later_row + 2 * M * C, shift + 2 * M * C, within, HAS_BIAS)
+        query, later_key, later_value = _load_head(source + later_row, shift, within, M * C, HAS_BIAS)
         upstream = tl.load(above + later * M * C, mask=within, other=0.0)
         before, own = _later_weights(query, key, later_key, scale)
         value_gradient += tl.dot(tl.trans(before.to(value.dtype)), upstream)

@@ -124,7 +124,6 @@ class _Branches(torch.autograd.Function):
                 attention_kernels.forward(packed, num_heads, mixed_here, each.bias_in)
             saved += stream, inner
             branch, bias = mixed_here @ each.weight_out.mT, each.bias_out
-        ctx.shape = shape
         ctx.save_for_backward(*normed, *mixed, *saved, *parameters)
         return stream + branch + bias
 
@@ -133,13 +132,14 @@ class _Branches(torch.autograd.Function):
         from incontext_linear import attention_kernels, branch_kernels
 
         num_tokens, num_heads, epsilon, _, targets = ctx.settings
-        num_blocks, num_rows, _, dtype = ctx.shape
-        num_branches, num_prompts, width = 2 * num_blocks, num_rows // num_tokens, gradient.shape[1]
         normed, mixed, saved = ctx.saved_tensors[:2], ctx.saved_tensors[2:4], ctx.saved_tensors[4:]
+        (num_blocks, num_rows, width), dtype = normed[0].shape, normed[0].dtype
+        num_branches, num_prompts = 2 * num_blocks, num_rows // num_tokens
         activations, parts = saved[: 2 * num_branches], _grouped(saved[2 * num_branches :])
         num_units = len(parts[1].bias_in)
-        inner_gradients = _stacks(gradient, *ctx.shape, 3 * width, num_units)
-        branch_gradients = _stacks(gradient, *ctx.shape, width, width)
+        shape = num_blocks, num_rows, len(gradient), dtype
+        inner_gradients = _stacks(gradient, *shape, 3 * width, num_units)
+        branch_gradients = _stacks(gradient, *shape, width, width)
         # What the kernels sum over tokens: a row a program, all rows summed at the end.
         norm_sums = gradient.new_empty(num_branches, branch_kernels.NUM_NORM_SUMS, 3 * width)
         attention_sums = gradient.new_empty(num_blocks, num_prompts, 3 * width)
@@ -217,8 +217,7 @@ def _stacks(
     The rows that the last branch does not have are zero, so that they add nothing to a product.
     """
     stacks = [like.new_empty(num_blocks, num_rows, size, dtype=dtype) for size in sizes]
-    if num_last_rows < num_rows:
-        stacks[-1][-1, num_last_rows:] = 0
+    stacks[-1][-1, num_last_rows:] = 0
     return stacks
 
 
