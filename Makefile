@@ -31,6 +31,7 @@ test: setup ## run the tests
 lint: setup ## check style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 viz: setup ## show the graph in kedro-viz
 	$(BIN)/kedro viz run

@@ -1,8 +1,10 @@
-"""Microseconds a fit of every predictor, beside what people run today: ``python -m benchmarks.predictors``.
+"""Microseconds a fit of every predictor, beside what people run today: ``python -m
+benchmarks.predictors``.
 
-A fit is one prompt at one prefix. Three programs answer the same prompts in the same process: ours; a Python
-loop over prompts and prefixes that calls scikit-learn, as the paper's code does; and a Python loop over
-prefixes that calls batched PyTorch functions, as Garg et al.'s code does. Prints one table; writes
+A fit is one prompt at one prefix. Three programs answer the same prompts in the same process: ours;
+a Python loop over prompts and prefixes that calls scikit-learn, as the paper's code does; and a
+Python loop over prefixes that calls batched PyTorch functions, as Garg et al.'s code does. Prints
+one table; writes
 ``benchmarks.md`` and ``figures/benchmark_predictors.png`` into the folder given by ``--output``.
 """
 
@@ -26,7 +28,7 @@ from sklearn.linear_model import Ridge as SklearnRidge
 from sklearn.neighbors import KNeighborsRegressor
 from torch import Tensor
 
-from incontext_linear.figures import styles
+from incontext_linear.figures.style import styles
 from incontext_linear.predictors import (
     Averaging,
     BayesPosteriorMean,
@@ -52,9 +54,10 @@ class Comparison(NamedTuple):
     Attributes:
         name: as the table shows it.
         ours: the predictor.
-        estimator: makes scikit-learn's estimator for a prefix of k examples; None where it has none.
-        batched: predicts y_k of all prompts (B,) from their first k examples; arguments X (B, k, d), y (B, k)
-            and queries (B, d).
+        estimator: makes scikit-learn's estimator for a prefix of k examples; None where it has
+            none.
+        batched: predicts y_k of all prompts (B,) from their first k examples; arguments X (B, k,
+            d), y (B, k) and queries (B, d).
         goal: microseconds a fit that we set out to need at most.
     """
 
@@ -81,7 +84,9 @@ def batched_gradient_step(x: Tensor, y: Tensor, query: Tensor) -> Tensor:
 def batched_sgd(x: Tensor, y: Tensor, query: Tensor) -> Tensor:
     weights = torch.zeros_like(query)
     for k in range(x.shape[1]):
-        weights = weights - 2 * STEP_SIZE * x[:, k] * (dot(x[:, k], weights) - y[:, k]).unsqueeze(-1)
+        weights = weights - 2 * STEP_SIZE * x[:, k] * (dot(x[:, k], weights) - y[:, k]).unsqueeze(
+            -1
+        )
     return dot(weights, query)
 
 
@@ -134,7 +139,11 @@ COMPARISONS = (
         1.0,
     ),
     Comparison(
-        "Ridge(0.1)", Ridge(PENALTY), partial(sklearn_ridge, PENALTY), partial(batched_ridge, PENALTY), 0.4
+        "Ridge(0.1)",
+        Ridge(PENALTY),
+        partial(sklearn_ridge, PENALTY),
+        partial(batched_ridge, PENALTY),
+        0.4,
     ),
     Comparison(
         "BayesPosteriorMean(0.5, 1)",
@@ -143,7 +152,9 @@ COMPARISONS = (
         partial(batched_ridge, NOISE_STD**2),
         0.4,
     ),
-    Comparison("GradientDescent(0.01, 1)", GradientDescent(STEP_SIZE, 1), None, batched_gradient_step, 0.3),
+    Comparison(
+        "GradientDescent(0.01, 1)", GradientDescent(STEP_SIZE, 1), None, batched_gradient_step, 0.3
+    ),
     Comparison("OnePassSGD(0.01)", OnePassSGD(STEP_SIZE), sklearn_sgd, batched_sgd, 0.3),
     Comparison(
         "NearestNeighbors(3)",
@@ -154,7 +165,9 @@ COMPARISONS = (
     ),
     Comparison("IterativeNewton(10)", IterativeNewton(10), None, partial(batched_newton, 10), 10.0),
     Comparison("Averaging()", Averaging(), None, batched_averaging, None),
-    Comparison("DiscreteMMSE(64 vectors, 0.5)", DiscreteMMSE(POOL, NOISE_STD), None, batched_mmse, None),
+    Comparison(
+        "DiscreteMMSE(64 vectors, 0.5)", DiscreteMMSE(POOL, NOISE_STD), None, batched_mmse, None
+    ),
 )
 
 
@@ -179,7 +192,9 @@ def draw(num_prompts: int, num_examples: int, dim: int) -> tuple[Tensor, Tensor]
 
 
 def seconds(
-    action: Callable[[], object], repeats: int, summary: Callable[[list[float]], float] = statistics.median
+    action: Callable[[], object],
+    repeats: int,
+    summary: Callable[[list[float]], float] = statistics.median,
 ) -> float:
     """Wall-clock time of a call, the median unless told, after one call that is not counted."""
     action()
@@ -191,12 +206,20 @@ def seconds(
     return summary(times)
 
 
-def loop_over_prefixes(predict: Callable[[Tensor, Tensor, Tensor], Tensor], xs: Tensor, ys: Tensor) -> Tensor:
-    """A batched function called once a prefix; predictions (B, n−1), of the prefixes with an example."""
-    return torch.stack([predict(xs[:, :k], ys[:, :k], xs[:, k]) for k in range(1, xs.shape[1])], dim=1)
+def loop_over_prefixes(
+    predict: Callable[[Tensor, Tensor, Tensor], Tensor], xs: Tensor, ys: Tensor
+) -> Tensor:
+    """A batched function called once a prefix; predictions (B, n−1), of the prefixes with an
+    example.
+    """
+    return torch.stack(
+        [predict(xs[:, :k], ys[:, :k], xs[:, k]) for k in range(1, xs.shape[1])], dim=1
+    )
 
 
-def loop_over_fits(estimator: Callable[[int], object], xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
+def loop_over_fits(
+    estimator: Callable[[int], object], xs: np.ndarray, ys: np.ndarray
+) -> np.ndarray:
     """A scikit-learn estimator fitted once a prompt and prefix; predictions (B, n−1)."""
     predictions = np.empty((xs.shape[0], xs.shape[1] - 1))
     for b, (x, y) in enumerate(zip(xs, ys, strict=True)):
@@ -219,7 +242,9 @@ def compare(comparison: Comparison, xs: Tensor, ys: Tensor) -> Row:
     if comparison.estimator:
         few = xs[:SKLEARN_PROMPTS].numpy(), ys[:SKLEARN_PROMPTS].numpy()
         run = partial(loop_over_fits, comparison.estimator, *few)
-        disagreement = max(disagreement, float(np.median(np.abs(run() - ours[:SKLEARN_PROMPTS].numpy()))))
+        disagreement = max(
+            disagreement, float(np.median(np.abs(run() - ours[:SKLEARN_PROMPTS].numpy())))
+        )
         sklearn_time = seconds(run, 3) * 1e6 / (SKLEARN_PROMPTS * (xs.shape[1] - 1))
     return Row(
         comparison.name,
@@ -233,7 +258,11 @@ def compare(comparison: Comparison, xs: Tensor, ys: Tensor) -> Row:
 
 # What grows → (label of its axis, its values, the prompts' shape (B, n, d) for a value).
 GROWTH = {
-    "n": ("examples a prompt, n  (B = 256, d = 8)", (10, 20, 40, 80, 160, 320), lambda n: (256, n, 8)),
+    "n": (
+        "examples a prompt, n  (B = 256, d = 8)",
+        (10, 20, 40, 80, 160, 320),
+        lambda n: (256, n, 8),
+    ),
     "d": ("dimensions, d  (B = 256, n = 40)", (2, 4, 8, 16, 32), lambda d: (256, 40, d)),
     "B": ("prompts, B  (n = 40, d = 8)", (16, 64, 256, 1024, 4096, 16384), lambda b: (b, 40, 8)),
 }
@@ -243,7 +272,9 @@ Growth = dict[str, dict[str, list[tuple[int, float]]]]
 
 
 def measure_growth() -> Growth:
-    """Time every predictor on prompts of growing n, d and B, on one thread: other threads would blur it."""
+    """Time every predictor on prompts of growing n, d and B, on one thread: other threads would
+    blur it.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     curves: Growth = {axis: {} for axis in GROWTH}
@@ -270,7 +301,9 @@ def plot_growth(curves: Growth) -> Figure:
     looks = styles(curves["n"])
     for axes, (axis, lines) in zip(panels, curves.items(), strict=True):
         for name, points in lines.items():
-            axes.loglog(*zip(*points, strict=True), marker="o", markersize=3.5, label=name, **looks[name])
+            axes.loglog(
+                *zip(*points, strict=True), marker="o", markersize=3.5, label=name, **looks[name]
+            )
         label, values, _ = GROWTH[axis]
         axes.set_xlabel(label)
         axes.set_xticks(values, labels=map(str, values))
@@ -286,7 +319,8 @@ MEASURE_MANY = """
 import resource, sys, time, torch
 from incontext_linear.predictors import *
 torch.set_num_threads(int(sys.argv[1]))
-xs, ys = torch.randn(100_000, 40, 8, dtype=torch.float64), torch.randn(100_000, 40, dtype=torch.float64)
+xs = torch.randn(100_000, 40, 8, dtype=torch.float64)
+ys = torch.randn(100_000, 40, dtype=torch.float64)
 start = time.perf_counter()
 OrdinaryLeastSquares()(xs, ys)
 elapsed = time.perf_counter() - start
@@ -307,12 +341,18 @@ def table(rows: list[Row]) -> str:
     head = "| predictor | ours | goal | scikit-learn loop | ratio | batched PyTorch loop | ratio |"
     lines = [head, "|---|--:|--:|--:|--:|--:|--:|"]
     for row in rows:
-        goal = "" if row.goal is None else f"≤ {row.goal:g}{'' if row.ours <= row.goal else ' (missed)'}"
+        goal = (
+            ""
+            if row.goal is None
+            else f"≤ {row.goal:g}{'' if row.ours <= row.goal else ' (missed)'}"
+        )
         sklearn_time, ratio = ("", "")
         if row.sklearn is not None:
             sklearn_time, ratio = f"{row.sklearn:,.0f}", f"{row.sklearn / row.ours:,.0f}×"
         batched = f"{row.batched:.2f} | {row.batched / row.ours:.1f}×"
-        lines.append(f"| `{row.name}` | {row.ours:.3f} | {goal} | {sklearn_time} | {ratio} | {batched} |")
+        lines.append(
+            f"| `{row.name}` | {row.ours:.3f} | {goal} | {sklearn_time} | {ratio} | {batched} |"
+        )
     return "\n".join(lines)
 
 
@@ -330,10 +370,11 @@ def report(rows: list[Row], many: tuple[float, float]) -> str:
     disagreement = max(row.disagreement for row in rows)
     return f"""# How fast the predictors are
 
-Written by `python -m benchmarks.predictors`. Microseconds for one fit (one prompt, one prefix), medians of
-15 calls (3 for the loops), on {NUM_PROMPTS} prompts of {NUM_EXAMPLES} examples in {DIM} dimensions, float64,
-noise {NOISE_STD}. The scikit-learn loop takes the first {SKLEARN_PROMPTS} of these prompts; all run in one
-process, and give the same predictions (median difference at most {disagreement:.0e}).
+Written by `python -m benchmarks.predictors`. Microseconds for one fit (one prompt, one prefix),
+medians of 15 calls (3 for the loops), on {NUM_PROMPTS} prompts of {NUM_EXAMPLES} examples in {DIM}
+dimensions, float64, noise {NOISE_STD}. The scikit-learn loop takes the first {SKLEARN_PROMPTS} of
+these prompts; all run in one process, and give the same predictions (median difference at most
+{disagreement:.0e}).
 
 {table(rows)}
 
@@ -341,29 +382,32 @@ Machine: {machine()}.
 
 {verdict(rows)}
 - 100,000 prompts of 40 examples in d = 8, least squares, float64: aim within 4 GiB, measured
-  {many[1]:.1f} GiB at the peak of the whole process, PyTorch and the prompts included, in {many[0]:.1f} s.
+  {many[1]:.1f} GiB at the peak of the whole process, PyTorch and the prompts included, in
+  {many[0]:.1f} s.
 
 ## How ours grows
 
 ![Milliseconds a call against n, d and B](figures/benchmark_predictors.png)
 
-On one thread, the fastest of five calls. Linear in n and B, but for nearest neighbours, which compare every
-pair of examples (n²). In d, least squares and ridge grow as d², Newton as d³, and the others as d. Below
-d = 8 or so, and below a few hundred prompts, the cost of starting PyTorch's operations shows instead.
+On one thread, the fastest of five calls. Linear in n and B, but for nearest neighbours, which
+compare every pair of examples (n²). In d, least squares and ridge grow as d², Newton as d³, and the
+others as d. Below d = 8 or so, and below a few hundred prompts, the cost of starting PyTorch's
+operations shows instead.
 
 ## Why
 
-- Least squares, ridge and Bayes share one recursion of O(d²) an example (`predictors/least_squares.py`). The
-  batched loop sums XᵀX anew and solves a system of O(d³) at each prefix; the scikit-learn loop spends most
-  of its time on checks and Python.
-- Prompts lie along the innermost axis, so that every operation runs over contiguous memory, and are taken in
-  chunks that stay in a core's cache.
-- Newton is the same matrix products in either program, and so takes the same time. Nearest neighbours are
-  near the batched loop too: ours never holds the n² distances of a prompt, and settles ties by order.
+- Least squares, ridge and Bayes share one recursion of O(d²) an example
+  (`predictors/least_squares.py`). The batched loop sums XᵀX anew and solves a system of O(d³) at
+  each prefix; the scikit-learn loop spends most of its time on checks and Python.
+- Prompts lie along the innermost axis, so that every operation runs over contiguous memory, and are
+  taken in chunks that stay in a core's cache.
+- Newton is the same matrix products in either program, and so takes the same time. Nearest
+  neighbours are near the batched loop too: ours never holds the n² distances of a prompt, and
+  settles ties by order.
 - All is computed in float64; float32 prompts cost as much, and get the float64 answer rounded once.
-- The numbers hold for idle cores. PyTorch splits operations of some ten microseconds between threads that
-  wait for each other, so that another busy program costs far more than its share; one thread
-  (`torch.set_num_threads(1)`, `--threads 1` here) is then faster.
+- The numbers hold for idle cores. PyTorch splits operations of some ten microseconds between
+  threads that wait for each other, so that another busy program costs far more than its share; one
+  thread (`torch.set_num_threads(1)`, `--threads 1` here) is then faster.
 """
 
 
@@ -376,17 +420,20 @@ def verdict(rows: list[Row]) -> str:
         for loop, aim, other in (("scikit-learn", 2000, row.sklearn), ("batched", 10, row.batched)):
             ratio = other / row.ours
             outcome = "met" if ratio >= aim else "missed"
-            lines.append(f"- `{name}`: aim {aim:,}× the {loop} loop, measured {ratio:,.0f}×: {outcome}.")
+            lines.append(
+                f"- `{name}`: aim {aim:,}× the {loop} loop, measured {ratio:,.0f}×: {outcome}."
+            )
     if named["Ridge"].batched / named["Ridge"].ours < 10:
         lines.append(WHY_RIDGE_IS_NOT_TEN_TIMES_FASTER)
     return "\n".join(lines)
 
 
 WHY_RIDGE_IS_NOT_TEN_TIMES_FASTER = """\
-- Ridge misses 10× because `torch.linalg.solve` is fast by itself on 8×8 systems: less than a microsecond.
-  The recursion holds a square root of the inverse, at five passes over a d×d matrix an example. Plain
-  Sherman–Morrison would take three, some 1.7 times faster, and lose digits with the square of the condition
-  number, where this loses them with the number itself. We keep the digits."""
+- Ridge misses 10× because `torch.linalg.solve` is fast by itself on 8×8 systems: less than a
+  microsecond. The recursion holds a square root of the inverse, at five passes over a d×d matrix an
+  example. Plain Sherman–Morrison would take three, some 1.7 times faster, and lose digits with the
+  square of the condition number, where this loses them with the number itself. We keep the
+  digits."""
 
 
 def main() -> None:

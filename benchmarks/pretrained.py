@@ -1,8 +1,8 @@
 """Train the learners that ship in data/06_models/pretrained: ``python -m benchmarks.pretrained``.
 
-The learner is trained with the parameters of conf/pretrained; the control, of the same shape, for a tenth
-of the steps on prompts that all have the one weight vector w = (1, …, 1), where there is nothing to learn
-in context. Interrupted training goes on from its checkpoint.
+The learner is trained with the parameters of conf/pretrained; the control, of the same shape, for a
+tenth of the steps on prompts that all have the one weight vector w = (1, …, 1), where there is
+nothing to learn in context. Interrupted training goes on from its checkpoint.
 """
 
 import argparse
@@ -10,12 +10,13 @@ import logging
 import time
 from pathlib import Path
 
-from incontext_linear.checkpoints import CheckpointStore, save_learner
 from incontext_linear.config import DistributionConfig
-from incontext_linear.distributed.__main__ import read_environment
+from incontext_linear.environment import read_environment
+from incontext_linear.learner.saved import save_learner
 from incontext_linear.parameters import Parameters
 from incontext_linear.progress import training_progress
-from incontext_linear.training import train
+from incontext_linear.training import Recipe, train
+from incontext_linear.training.checkpoints import CheckpointStore
 
 PROJECT = Path(__file__).parents[1]
 CONTROL_SHARE_OF_STEPS = 0.1
@@ -34,7 +35,12 @@ def train_and_save(
         training = training.model_copy(update={"num_steps": steps})
     start = time.perf_counter()
     with training_progress(training.num_steps) as report:
-        learner = train(task, parameters.model, training, parameters.seed, parameters.device, store, report)
+        learner = train(
+            Recipe(task, parameters.model, training, parameters.seed),
+            parameters.device,
+            store,
+            report,
+        )
     save_learner(folder / f"{name}.safetensors", learner)
     logging.info("%s: %d steps in %.0f s", name, training.num_steps, time.perf_counter() - start)
 

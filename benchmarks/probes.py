@@ -1,10 +1,11 @@
 """All probes in one batched pass against one after another: ``python -m benchmarks.probes``.
 
-Both do the same work: attention over positions and a read-out for every layer, target and kind, the same
-number of steps of Adam on batches of the same size, the same checks of the validation error. One after
-another is written as one would write it plainly, a small module and a loop for each probe. The hidden states
-are random: the time does not depend on their values. Both are timed in one process, in turn, and the median
-of the rounds is reported.
+Both do the same work: attention over positions and a read-out for every layer, target and kind, the
+same number of steps of Adam on batches of the same size, the same checks of the validation error.
+One after another is written as one would write it plainly, a small module and a loop for each
+probe. The hidden states
+are random: the time does not depend on their values. Both are timed in one process, in turn, and
+the median of the rounds is reported.
 """
 
 import argparse
@@ -15,8 +16,8 @@ import time
 import torch
 from torch import Tensor, nn
 
-from incontext_linear.config import ProbingConfig
-from incontext_linear.probes import Column, fit_probes, split_prompts
+from incontext_linear.probing import Column, fit_probes, split_prompts
+from incontext_linear.probing.config import ProbingConfig
 from incontext_linear.tasks import generator
 
 # layers, tokens, width, sizes of the targets, sizes of the MLPs
@@ -35,7 +36,9 @@ class PlainProbe(nn.Module):
         self.read_out = (
             nn.Linear(width, size)
             if hidden_units is None
-            else nn.Sequential(nn.Linear(width, hidden_units), nn.GELU(), nn.Linear(hidden_units, size))
+            else nn.Sequential(
+                nn.Linear(width, hidden_units), nn.GELU(), nn.Linear(hidden_units, size)
+            )
         )
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -77,7 +80,11 @@ def compare(name: str, num_prompts: int, num_steps: int, rounds: int, device: st
     rng = generator(0, "benchmark")
     hidden = torch.randn(num_layers, num_tokens, num_prompts, width, generator=rng).to(device)
     columns = [
-        Column(str(index), (num_tokens - 1) // 2, torch.randn(num_prompts, size, generator=rng).to(device))
+        Column(
+            str(index),
+            (num_tokens - 1) // 2,
+            torch.randn(num_prompts, size, generator=rng).to(device),
+        )
         for index, size in enumerate(sizes)
     ]
     by_prompt = hidden.transpose(1, 2).contiguous()
@@ -112,8 +119,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
-    print(f"{arguments.device}, {torch.get_num_threads()} threads, {arguments.steps} steps, batches of 128")
-    print("| size | probes | one after another, s | one batched pass, s | ratio |\n|---|---|---|---|---|")
+    print(
+        f"{arguments.device}, {torch.get_num_threads()} threads, {arguments.steps} steps, batches "
+        "of 128"
+    )
+    print(
+        "| size | probes | one after another, s | one batched pass, s | ratio "
+        "|\n|---|---|---|---|---|"
+    )
     for name in SIZES:
         print(compare(name, arguments.prompts, arguments.steps, arguments.rounds, arguments.device))
 

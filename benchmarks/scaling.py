@@ -14,11 +14,12 @@ import time
 import torch
 import torch.distributed as dist
 
-from incontext_linear.config import ModelConfig, TaskConfig, TrainingConfig
-from incontext_linear.distributed import process_group
+from incontext_linear.config import ModelConfig, TaskConfig
+from incontext_linear.learner.transformer import Transformer
 from incontext_linear.tasks import Prompts, draw_prompts, generator
 from incontext_linear.training import TrainingStep
-from incontext_linear.transformer import Transformer
+from incontext_linear.training.config import TrainingConfig
+from incontext_linear.training.processes import process_group
 
 
 def time_step(batch_size: int, steps: int, cuda_graph: bool) -> float:
@@ -29,7 +30,9 @@ def time_step(batch_size: int, steps: int, cuda_graph: bool) -> float:
     model = ModelConfig() if on_gpu else ModelConfig(num_layers=2, num_heads=2, width=32)
     torch._dynamo.reset()
     learner = Transformer(task.dim, task.num_examples, model).initialize(generator(0, "benchmark"))
-    step = TrainingStep(learner.to(device), TrainingConfig(batch_size=batch_size, cuda_graph=cuda_graph))
+    step = TrainingStep(
+        learner.to(device), TrainingConfig(batch_size=batch_size, cuda_graph=cuda_graph)
+    )
     rank, ranks = dist.get_rank(), dist.get_world_size()
 
     def draw(index: int) -> Prompts:

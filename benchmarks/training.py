@@ -1,8 +1,9 @@
 """Milliseconds a training step, one change at a time: ``python -m benchmarks.training``.
 
-The paper's model (L = 16, H = 512, M = 4; d = 8, 40 examples) is trained for a few steps in each variant,
-in one process, on fresh prompts every step. On a machine without a GPU a small model is timed instead.
-Needs no more than PyTorch and this package; writes ``training_speed.md`` into the folder ``--output``.
+The paper's model (L = 16, H = 512, M = 4; d = 8, 40 examples) is trained for a few steps in each
+variant, in one process, on fresh prompts every step. On a machine without a GPU a small model is
+timed instead. Needs no more than PyTorch and this package; writes ``training_speed.md`` into the
+folder ``--output``.
 """
 
 import argparse
@@ -12,10 +13,11 @@ from pathlib import Path
 
 import torch
 
-from incontext_linear.config import ModelConfig, TaskConfig, TrainingConfig
+from incontext_linear.config import ModelConfig, TaskConfig
+from incontext_linear.learner.transformer import Transformer
 from incontext_linear.tasks import Prompts, draw_prompts, generator
 from incontext_linear.training import TrainingStep
-from incontext_linear.transformer import Transformer
+from incontext_linear.training.config import TrainingConfig
 
 PLAIN = {"precision": "float32", "compile": False, "cuda_graph": False}
 # name, settings, batch size, where prompts are drawn: each row adds one change to the row before.
@@ -42,7 +44,9 @@ CPU_VARIANTS = (("eager float32 (the default)", PLAIN, 64, "cpu"), ("batch 256",
 
 
 def step_flops(task: TaskConfig, model: ModelConfig, batch_size: int) -> float:
-    """Floating-point operations of one step: forward and twice that backward, matrix products only."""
+    """Floating-point operations of one step: forward and twice that backward, matrix products
+    only.
+    """
     tokens, width = task.num_tokens, model.width
     matrices = model.num_layers * (4 * width**2 + 2 * width * model.mlp_units)
     attention = model.num_layers * 2 * tokens * width
@@ -71,7 +75,12 @@ def _median_seconds(action, repeats: int) -> float:
 
 
 def time_variant(
-    task: TaskConfig, model: ModelConfig, training: TrainingConfig, source: str, device: str, steps: int
+    task: TaskConfig,
+    model: ModelConfig,
+    training: TrainingConfig,
+    source: str,
+    device: str,
+    steps: int,
 ) -> float:
     """Seconds a step: the median of five stretches of ``steps`` steps, sampling included."""
     learner = Transformer(task.dim, task.num_examples, model).initialize(generator(0, "benchmark"))
@@ -101,11 +110,15 @@ def measure(steps: int | None) -> tuple[str, list[tuple]]:
     for name, settings, batch, source in GPU_VARIANTS if on_gpu else CPU_VARIANTS:
         torch._dynamo.reset()
         training = TrainingConfig(batch_size=batch, **settings)
-        seconds = time_variant(task, model, training, source, device, steps or (20 if on_gpu else 10))
+        seconds = time_variant(
+            task, model, training, source, device, steps or (20 if on_gpu else 10)
+        )
         first = first or seconds / batch
         share = f"{step_flops(task, model, batch) / seconds / peak:.0%}" if peak else "—"
         speed_up = f"{first * batch / seconds:.1f}"
-        rows.append((name, batch, f"{seconds * 1e3:.2f}", f"{batch / seconds:,.0f}", share, speed_up))
+        rows.append(
+            (name, batch, f"{seconds * 1e3:.2f}", f"{batch / seconds:,.0f}", share, speed_up)
+        )
         print(*rows[-1], sep=" | ", flush=True)
     where = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
     sizes = f"L={model.num_layers}, H={model.width}, d={task.dim}, {task.num_examples} examples"
@@ -123,7 +136,8 @@ def main() -> None:
     lines = [
         what,
         "",
-        "| variant | batch | ms a step | prompts a second | share of matrix peak | speed-up a prompt |",
+        "| variant | batch | ms a step | prompts a second | share of matrix peak | speed-up a "
+        "prompt |",
         "|---|---|---|---|---|---|",
         *("| " + " | ".join(map(str, row)) + " |" for row in rows),
     ]

@@ -1,6 +1,7 @@
 """Shapes in the signatures are checked at run time in every test: jaxtyping with beartype.
 
-Without a GPU, Triton's kernels are run by its interpreter; without Triton, which Linux alone has, not at all.
+Without a GPU, Triton's kernels are run by its interpreter; without Triton, which Linux alone has,
+not at all.
 """
 
 import os
@@ -16,8 +17,8 @@ from jaxtyping import install_import_hook
 
 # Before the hook: Triton reads its kernels' source, and finds in it no checks that were put in.
 if find_spec("triton"):
-    import incontext_linear.attention_kernels
-    import incontext_linear.branch_kernels  # noqa: F401
+    import incontext_linear.training.kernels.attention
+    import incontext_linear.training.kernels.branches  # noqa: F401
 
 # Must come before any other import of the package.
 install_import_hook("incontext_linear", "beartype.beartype")

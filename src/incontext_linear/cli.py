@@ -47,7 +47,9 @@ def run_command(
     if gpu_share and not scheduler:
         raise click.UsageError("--gpu-share is for --scheduler; allowed on this machine: --workers")
     with _driver(metadata, env) as (driver, project, console):
-        status = driver.run_sweep(project, name, driver.Cluster(scheduler, workers, gpu_share), console)
+        status = driver.run_sweep(
+            project, name, driver.Cluster(scheduler, workers, gpu_share), console
+        )
     raise SystemExit(status)
 
 
@@ -72,7 +74,9 @@ def list_command(metadata: ProjectMetadata, env: str | None) -> None:
 
 @contextmanager
 def _driver(metadata: ProjectMetadata, env: str | None) -> Iterator[tuple[Any, Any, Any]]:
-    """The module behind the commands, the project and a console; a sweep's errors become the command's."""
+    """The module behind the commands, the project and a console; a sweep's errors become the
+    command's.
+    """
     # Imported here, since Kedro imports this module for every command.
     from rich.console import Console
 

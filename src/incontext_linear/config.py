@@ -5,41 +5,39 @@ parameter is an error instead of a silent default.
 """
 
 import re
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    field_validator,
+    Strict,
+    StrictBool,
     model_validator,
 )
 
+if TYPE_CHECKING:
+    import torch
+
+# Numbers are strict: neither a boolean nor a string is taken for one. An integer is a float, as in
+# Python.
+Int = Annotated[int, Strict()]
+Float = Annotated[float, Strict()]
+PositiveInt = Annotated[Int, Field(gt=0)]
+NonNegativeInt = Annotated[Int, Field(ge=0)]
+PositiveFloat = Annotated[Float, Field(gt=0)]
+NonNegativeFloat = Annotated[Float, Field(ge=0)]
+Fraction = Annotated[Float, Field(ge=0.0, le=1.0)]
+OpenFraction = Annotated[Float, Field(gt=0.0, lt=1.0)]
+Bool = StrictBool
 Device = Literal["auto", "cpu", "cuda"]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
 class Config(BaseModel):
-    """Base of all parameter classes: frozen, strict about keys, and about booleans for numbers."""
+    """Base of all parameter classes: frozen, and strict about keys and numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _booleans_are_no_numbers(cls, value: Any, info) -> Any:
-        """Refuse true and false where a number is meant; pydantic would take them for 1 and 0."""
-        takes_booleans = bool in get_args(cls.model_fields[info.field_name].annotation)
-        given = value if isinstance(value, list | tuple) else [value]
-        if not takes_booleans and any(isinstance(item, bool) for item in given):
-            raise ValueError(f"a number or a name is meant here, not a boolean; given {value!r}")
-        return value
 
     def flat(self, prefix: str) -> dict[str, Any]:
         """All fields as ``{"prefix.field": value}``, nested fields joined by dots."""
@@ -66,7 +64,9 @@ def explain(problem: dict[str, Any], name: str, allowed: str) -> str:
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, with dotted names: ``{"a": {"b": 1}}``, prefix ``p``: ``{"p.a.b": 1}``."""
+    """Nested dictionaries as one, with dotted names: ``{"a": {"b": 1}}``, prefix ``p``: ``{"p.a.b":
+    1}``.
+    """
     flat = {}
     for key, value in tree.items():
         name = f"{prefix}.{key}" if prefix else key
@@ -79,7 +79,7 @@ class DistributionConfig(Config):
 
     kind: Literal["normal", "uniform"] = "normal"
     scale: NonNegativeFloat = 1.0
-    shift: float = 0.0
+    shift: Float = 0.0
 
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
@@ -100,12 +100,20 @@ def _parse_mixture(value: Any) -> Any:
                 f"cannot read the distribution {text.strip()!r}; allowed are 'normal*SCALE+SHIFT', "
                 "'uniform*SCALE+SHIFT' and comma-separated mixtures of them"
             )
-        components.append({name: part for name, part in match.groupdict().items() if part is not None})
+        components.append(
+            {
+                name: part if name == "kind" else float(part)
+                for name, part in match.groupdict().items()
+                if part is not None
+            }
+        )
     return components
 
 
 Mixture = Annotated[
-    tuple[DistributionConfig, ...], Field(min_length=1, strict=False), BeforeValidator(_parse_mixture)
+    tuple[DistributionConfig, ...],
+    Field(min_length=1, strict=False),
+    BeforeValidator(_parse_mixture),
 ]
 """One component, or several of equal weight; one component is drawn for each vector."""
 
@@ -119,7 +127,9 @@ class TaskConfig(Config):
     inputs: Mixture = (DistributionConfig(),)
     weights: Mixture = (DistributionConfig(),)
     pool_size: PositiveInt | None = None
-    """Draw w from a fixed pool of this many vectors (Raventós et al. 2023); None: a fresh w a prompt."""
+    """Draw w from a fixed pool of this many vectors (Raventós et al. 2023); None: a fresh w a
+    prompt.
+    """
 
     @property
     def num_tokens(self) -> int:
@@ -128,9 +138,13 @@ class TaskConfig(Config):
 
     @property
     def prior_std(self) -> float:
-        """Root mean square of a coordinate of w: the Bayes predictor's τ if w is normal and centred."""
+        """Root mean square of a coordinate of w: the Bayes predictor's τ if w is normal and
+        centred.
+        """
         moments = [
-            c.scale**2 + c.shift**2 if c.kind == "normal" else c.scale**2 / 12 + (c.scale / 2 + c.shift) ** 2
+            c.scale**2 + c.shift**2
+            if c.kind == "normal"
+            else c.scale**2 / 12 + (c.scale / 2 + c.shift) ** 2
             for c in self.weights
         ]
         return (sum(moments) / len(moments)) ** 0.5
@@ -161,35 +175,6 @@ class ModelConfig(Config):
         return self.mlp_width or 4 * self.width
 
 
-class TrainingConfig(Config):
-    """The training loop: AdamW or Muon, linear warm-up, decay to zero, clipped gradients."""
-
-    num_steps: PositiveInt = 4000
-    batch_size: PositiveInt = 64
-    learning_rate: PositiveFloat = 5e-4
-    warmup_fraction: Fraction = 0.1
-    decay: Literal["cosine", "linear"] = "cosine"
-    """How the learning rate falls from its peak to zero, after the warm-up."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    """Of the blocks' matrices; all other parameters follow AdamW, with the same learning rate."""
-    beta1: OpenFraction = 0.9
-    beta2: OpenFraction = 0.98
-    muon_momentum: OpenFraction = 0.95
-    weight_decay: NonNegativeFloat = 0.0
-    gradient_clip: PositiveFloat = 1.0
-    log_every: PositiveInt = 100
-    checkpoint_every: PositiveInt = 1000
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the matrix products; auto: bfloat16 on a GPU, float32 on a CPU."""
-    compile: bool | Literal["auto"] = "auto"
-    """Compile the blocks with torch.compile; auto: on a GPU only."""
-    own_kernels: bool | Literal["auto"] = "auto"
-    """Run the blocks on this project's kernels, on a GPU in bfloat16 and where they cover the learner's shape
-    (`incontext_linear.fused`); auto: wherever ``compile`` holds."""
-    cuda_graph: bool | Literal["auto"] = "auto"
-    """Replay each step as one captured CUDA graph; auto: on a GPU only."""
-
-
 class DataGenerationConfig(Config):
     """How many prompts are set aside for the comparison and for the probes."""
 
@@ -197,97 +182,18 @@ class DataGenerationConfig(Config):
     num_probing_prompts: PositiveInt = 2048
 
 
-class ComparisonConfig(Config):
-    """Behavioural comparison: SPD, implicit weights, ILWD and their bootstrap intervals."""
+def resolve_device(name: str) -> "torch.device":
+    """``auto``: a GPU where there is one, else the CPU.
 
-    num_queries: PositiveInt = 64
-    num_weight_prompts: PositiveInt = 256
-    """Prompts on which implicit weights are estimated (each costs num_queries predictions a prefix)."""
-    confidence: OpenFraction = 0.95
-    num_resamples: PositiveInt = 1000
+    Raises:
+        ValueError: if ``cuda`` is asked for and there is none.
+    """
+    import torch
 
-
-PROBE_TARGETS = ("moment", "least_squares", "ridge", "gram")
-
-
-def _check_target(name: str) -> str:
-    if name not in PROBE_TARGETS and "." not in name:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
         raise ValueError(
-            f"unknown target {name!r}; allowed: {', '.join(map(repr, PROBE_TARGETS))}, and the dotted path "
-            "of a function of your own, such as 'my_package.my_module.my_target'"
+            "device: cuda was asked for, but torch finds no GPU here; allowed: auto, cpu"
         )
-    return name
-
-
-ProbeTarget = Annotated[str, AfterValidator(_check_target)]
-
-
-class ProbingConfig(Config):
-    """Probes on hidden states, their controls, interventions, and the layers' progress."""
-
-    layers: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = None
-    """Layers to probe, 0 being the embedding; None: all of them."""
-    num_prompts: PositiveInt | None = None
-    """How many of the saved probing prompts are used; None: all of them."""
-    targets: Annotated[tuple[ProbeTarget, ...], Field(min_length=1)] = ("moment", "least_squares")
-    ridge_penalty: PositiveFloat = 1.0
-    """λ of the target ``ridge``."""
-    context_lengths: Annotated[tuple[PositiveInt | None, ...], Field(min_length=1)] = (None,)
-    """Numbers of examples that the targets are computed from; None: one fewer than the prompt has."""
-    hidden_units: tuple[PositiveInt, ...] = (64,)
-    """Sizes of the MLP read-outs, which stand beside the linear one."""
-    num_seeds: PositiveInt = 1
-    """Refits of every probe, with other splits, initial weights and batches."""
-    num_steps: PositiveInt = 1000
-    batch_size: PositiveInt = 256
-    learning_rate: PositiveFloat = 3e-3
-    validation_fraction: OpenFraction = 0.15
-    test_fraction: OpenFraction = 0.25
-    control_steps: PositiveInt = 300
-    """Training steps of the control learner, whose task is a single fixed w = 1."""
-    causal_targets: Annotated[tuple[ProbeTarget, ...], Field(min_length=1)] = ("moment", "least_squares")
-    """Targets, of those above, that are replaced by a donor prompt's."""
-    causal_prompts: PositiveInt = 512
-    """Test prompts that are intervened on, at most."""
-    calibration_prompts: PositiveInt = 2048
-    """Prompts, of those above, that the constructed network is tried on, at most."""
-    calibration_steps: PositiveInt = 8
-    """Steps of gradient descent that the constructed network takes on which all of this is tried out."""
-    gradient_step_size: PositiveFloat = 0.01
-    """Of the algorithm that the layers are set beside, and of the constructed network."""
-    gradient_steps: Annotated[tuple[PositiveInt, ...], Field(min_length=2)] = (1, 2, 4, 8, 16, 32, 64)
-    """Steps of gradient descent that the layers are set beside."""
-    newton_steps: Annotated[tuple[NonNegativeInt, ...], Field(min_length=2)] = (0, 1, 2, 3, 4, 6, 8, 10, 12)
-    """Steps of iterative Newton that the layers are set beside."""
-    confidence: OpenFraction = 0.95
-    num_resamples: PositiveInt = 1000
-
-
-def _one_level(value: Any) -> Any:
-    """``{"model": {"width": 64}}``, as ``--params`` nests dotted names, and ``{"model.width": 64}`` alike."""
-    return flatten(value) if isinstance(value, dict) else value
-
-
-class PhaseDiagramConfig(Config):
-    """Which algorithm a sweep's learners are nearest to, along one of the sweep's axes."""
-
-    sweep: Annotated[str, Field(pattern=r"^[A-Za-z0-9_\-]+$")] = "depth"
-    """Name of a finished sweep; its folder below ``data/sweeps``."""
-    axis: str | None = None
-    """The swept parameter that is drawn, such as ``model.num_layers``; None: the only one that varies."""
-    where: Annotated[dict[str, Any], BeforeValidator(_one_level)] = {}
-    """Values of the other swept parameters: ``{model.width: 64}``."""
-    examples_seen: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | None = None
-    """Numbers of examples seen, k, that the mean over k is taken of; None: all from 1 on."""
-    points: tuple[PositiveFloat, ...] = (1.0, 2.0)
-    """Numbers of examples that are reported beside the mean, in multiples of the dimension d."""
-    confidence: OpenFraction = 0.95
-    num_resamples: PositiveInt = 1000
-
-    @model_validator(mode="after")
-    def _axis_is_not_fixed(self) -> "PhaseDiagramConfig":
-        if self.axis is not None and self.axis in self.where:
-            raise ValueError(
-                f"where fixes {self.axis}={self.where[self.axis]!r}, which is the axis; allowed: other axes"
-            )
-        return self
+    return torch.device(name)

@@ -1,19 +1,23 @@
-"""Kedro datasets that no library has: learners that carry their configuration, training checkpoints, and
+"""Kedro datasets that no library has: learners that carry their configuration, training
+checkpoints, and
 tables and tensors that take the place of the old ones only once they are written whole.
 """
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from kedro.io import AbstractDataset, DatasetError
+from kedro_datasets.matplotlib import MatplotlibDataset
 from kedro_datasets.pandas import ParquetDataset
 from kedro_datasets_experimental.safetensors import SafetensorsDataset
+from matplotlib.figure import Figure
 from torch import Tensor
 
-from incontext_linear.checkpoints import CheckpointStore, Learner, load_learner, save_learner
+from incontext_linear.files import replace_atomically
+from incontext_linear.learner.saved import Learner, load_learner, save_learner
+from incontext_linear.training.checkpoints import CheckpointStore
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +27,9 @@ class LearnerDataset(AbstractDataset[Learner, Learner]):
 
     Args:
         filepath: where it lies; written atomically.
-        shipped: ``{"filepath": …}`` of a learner that is read as long as there is none of our own, and never
-            written; None, or a filepath that is None: there is none. (Kedro makes a ``filepath`` absolute.)
+        shipped: ``{"filepath": …}`` of a learner that is read as long as there is none of our own,
+            and never written; None, or a filepath that is None: there is none. (Kedro makes a
+            ``filepath`` absolute.)
         metadata: for other tools, such as kedro-viz.
     """
 
@@ -64,7 +69,10 @@ class LearnerDataset(AbstractDataset[Learner, Learner]):
         return self._filepath.exists()
 
     def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath), "shipped": str(self._shipped) if self._shipped else None}
+        return {
+            "filepath": str(self._filepath),
+            "shipped": str(self._shipped) if self._shipped else None,
+        }
 
 
 class CheckpointsDataset(AbstractDataset[Any, CheckpointStore]):
@@ -101,32 +109,71 @@ class CheckpointsDataset(AbstractDataset[Any, CheckpointStore]):
 
 
 class AtomicParquetDataset(ParquetDataset):
-    """A local Parquet table; a write that fails half-way leaves the old one as it was."""
+    """A local Parquet table; a write that fails half-way leaves the old one as it was.
+
+    Args:
+        filepath: where it lies.
+        load_args, save_args: of pandas, as for `ParquetDataset`.
+        metadata: for other tools, such as kedro-viz.
+    """
+
+    def __init__(
+        self,
+        filepath: str,
+        load_args: dict[str, Any] | None = None,
+        save_args: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
+    ):
+        super().__init__(
+            filepath=filepath, load_args=load_args, save_args=save_args, metadata=metadata
+        )
 
     def save(self, data: pd.DataFrame) -> None:
         """Write to a file beside the target, which then takes its place."""
-        _write_then_replace(data, Path(self._filepath), ParquetDataset)
+        replace_atomically(
+            Path(self._filepath),
+            lambda path: ParquetDataset(filepath=str(path), save_args=self._save_args).save(data),
+        )
 
 
 class AtomicSafetensorsDataset(SafetensorsDataset):
-    """Local tensors by name, for PyTorch; a write that fails half-way leaves the old file as it was."""
+    """Local tensors by name, for PyTorch; a write that fails half-way leaves the old file as it
+    was.
+    """
 
     def __init__(self, filepath: str, metadata: dict[str, Any] | None = None):
         super().__init__(filepath=filepath, backend="torch", metadata=metadata)
 
     def save(self, data: dict[str, Tensor]) -> None:
         """Write to a file beside the target, which then takes its place."""
-        _write_then_replace(data, Path(self._filepath), SafetensorsDataset, backend="torch")
+        replace_atomically(
+            Path(self._filepath),
+            lambda path: SafetensorsDataset(filepath=str(path), backend="torch").save(data),
+        )
 
 
-def _write_then_replace(data: Any, target: Path, writer: type[AbstractDataset], **arguments: Any) -> None:
-    partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial.touch()
-    mode = partial.stat().st_mode
-    try:
-        writer(filepath=str(partial), **arguments).save(data)
-        partial.chmod(mode)  # safetensors makes files that nobody else can read
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+class AtomicFigureDataset(MatplotlibDataset):
+    """A local Matplotlib figure; a write that fails half-way leaves the old one as it was.
+
+    Args:
+        filepath: where it lies.
+        save_args: of `matplotlib.figure.Figure.savefig`.
+        metadata: for other tools, such as kedro-viz.
+    """
+
+    def __init__(
+        self,
+        filepath: str,
+        save_args: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
+    ):
+        super().__init__(filepath=filepath, save_args=save_args, metadata=metadata)
+
+    def save(self, data: Figure) -> None:
+        """Write to a file beside the target, which then takes its place."""
+        replace_atomically(
+            Path(self._filepath),
+            lambda path: MatplotlibDataset(filepath=str(path), save_args=self._save_args).save(
+                data
+            ),
+        )

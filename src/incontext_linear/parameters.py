@@ -1,30 +1,31 @@
 """The whole parameter tree as one schema, with the checks that span several of its branches.
 
-`check_parameters` is what stands between a parameter file, or ``--params``, and a run: its errors name
-the parameter by its dotted name, what was given, and what is allowed.
+`check_parameters` is what stands between a parameter file, or ``--params``, and a run: its errors
+name the parameter by its dotted name, what was given, and what is allowed.
 """
 
+import json
 import re
 from typing import Any
 
 from pydantic import BaseModel, NonNegativeInt, ValidationError
 
+from incontext_linear.comparison.config import ComparisonConfig
 from incontext_linear.config import (
-    ComparisonConfig,
     Config,
     DataGenerationConfig,
     Device,
     ModelConfig,
-    PhaseDiagramConfig,
-    ProbingConfig,
     TaskConfig,
-    TrainingConfig,
     explain,
 )
 from incontext_linear.construction.config import ConstructionConfig
+from incontext_linear.phase_diagram.config import PhaseDiagramConfig
 from incontext_linear.predictors import build_predictors
-from incontext_linear.probes.targets import build_targets
-from incontext_linear.sweeps.config import VariantConfig
+from incontext_linear.probing.config import ProbingConfig
+from incontext_linear.probing.targets import build_targets
+from incontext_linear.training.config import TrainingConfig
+from incontext_linear.training.recipe import Recipe
 
 LEARNER = "transformer"
 """What tables, figures and metrics call the learner."""
@@ -32,6 +33,28 @@ LEARNER = "transformer"
 
 class ParameterError(ValueError):
     """One or more parameters are unknown, of the wrong type, or out of range."""
+
+
+AxisValue = bool | int | float | str | None
+"""What a parameter may be along an axis of a sweep."""
+
+
+def show(value: AxisValue) -> str:
+    """A value as it appears in names and tags: ``null``, ``true``, ``0.25``, ``adamw``."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+class VariantConfig(Config):
+    """The optional parameter ``variant``: tells a run which variant of which sweep it is."""
+
+    sweep: str
+    name: str
+    folder: str
+    """Takes the place of the environment's data folder."""
+    axes: dict[str, AxisValue]
+    seed: NonNegativeInt
+    parent_run_id: str | None = None
+    """The sweep's run in MLflow."""
 
 
 class Parameters(Config):
@@ -52,6 +75,11 @@ class Parameters(Config):
     variant: VariantConfig | None = None
     """In no file: set by ``kedro sweep run`` for each run that it starts."""
 
+    @property
+    def recipe(self) -> Recipe:
+        """What the learner's training depends on."""
+        return Recipe(self.task, self.model, self.training, self.seed)
+
 
 def check_parameters(raw: dict[str, Any]) -> Parameters:
     """Check a parameter tree, as the files and the command line give it.
@@ -62,7 +90,9 @@ def check_parameters(raw: dict[str, Any]) -> Parameters:
     try:
         parameters = Parameters.model_validate(raw)
     except ValidationError as error:
-        raise ParameterError("\n".join(_explain(problem) for problem in _own_errors(error))) from None
+        raise ParameterError(
+            "\n".join(_explain(problem) for problem in _own_errors(error))
+        ) from None
     problems = _cross_check(parameters)
     if problems:
         raise ParameterError("\n".join(problems))
@@ -77,7 +107,8 @@ def _check_names(baselines: dict[str, Any]) -> list[str]:
     if LEARNER in baselines:
         problems.append(f"baselines.{LEARNER}: this name is the learner's own; allowed: any other")
     return problems + [
-        f"baselines.{name}: MLflow cannot take this name; allowed: letters, digits and _ - . / and spaces"
+        f"baselines.{name}: MLflow cannot take this name; allowed: letters, digits and _ - . / and "
+        "spaces"
         for name in baselines
         if not re.fullmatch(r"[A-Za-z0-9_\-./ ]+", name)
     ]
@@ -91,14 +122,22 @@ def _own_errors(error: ValidationError) -> list[dict[str, Any]]:
         problem
         for problem in errors
         if problem["type"] != "too_short"
-        or not any(len(p) > len(problem["loc"]) and p[: len(problem["loc"])] == problem["loc"] for p in paths)
+        or not any(
+            len(p) > len(problem["loc"]) and p[: len(problem["loc"])] == problem["loc"]
+            for p in paths
+        )
     ]
 
 
 def _explain(problem: dict[str, Any]) -> str:
     """One line for one of pydantic's errors."""
-    # Of a union ("bool or 'auto'") pydantic names the member it tried, which is no part of the name.
-    path = [str(part) for part in problem["loc"] if part != "bool" and not str(part).startswith("literal[")]
+    # Of a union ("bool or 'auto'") pydantic names the member it tried, which is no part of the
+    # name.
+    path = [
+        str(part)
+        for part in problem["loc"]
+        if part != "bool" and not str(part).startswith("literal[")
+    ]
     return explain(problem, ".".join(path), ", ".join(_fields_at(path[:-1])))
 
 
@@ -121,12 +160,14 @@ def _cross_check(parameters: Parameters) -> list[str]:
     problems = _check_probing(probing, task, model, generation)
     if comparison.num_queries <= task.dim:
         problems.append(
-            f"comparison.num_queries: {comparison.num_queries} queries cannot determine implicit weights; "
+            f"comparison.num_queries: {comparison.num_queries} queries cannot determine implicit "
+            "weights; "
             f"allowed: more than task.dim, which is {task.dim}"
         )
     if comparison.num_weight_prompts > generation.num_evaluation_prompts:
         problems.append(
-            f"comparison.num_weight_prompts: {comparison.num_weight_prompts} given; allowed: at most "
+            f"comparison.num_weight_prompts: {comparison.num_weight_prompts} given; allowed: at "
+            "most "
             f"data_generation.num_evaluation_prompts, which is {generation.num_evaluation_prompts}"
         )
     problems += _check_names(parameters.baselines)
@@ -152,7 +193,9 @@ def _check_probing(
             f"probing.layers: layers {missing} do not exist; allowed: 0 (the embedding) "
             f"to {model.num_layers} (model.num_layers)"
         )
-    too_long = [seen for seen in probing.context_lengths if seen is not None and seen >= task.num_examples]
+    too_long = [
+        seen for seen in probing.context_lengths if seen is not None and seen >= task.num_examples
+    ]
     if too_long:
         problems.append(
             f"probing.context_lengths: {too_long} examples are never all seen before a prediction; "

@@ -1,4 +1,6 @@
-"""Kedro's list of pipelines: every package below `pipelines`, and the sum of most as the default."""
+"""Kedro's list of pipelines: every package below `pipelines`, and the sum of most as the
+default.
+"""
 
 import pkgutil
 
@@ -9,7 +11,9 @@ from kedro.pipeline import Pipeline
 from incontext_linear import pipelines as packages
 
 ON_REQUEST = ("phase_diagram",)
-"""Pipelines that read what other commands make, and that no single run can make: a finished sweep."""
+"""Pipelines that read what other commands make, and that no single run can make: a finished
+sweep.
+"""
 
 
 def register_pipelines() -> dict[str, Pipeline]:

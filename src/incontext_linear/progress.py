@@ -1,4 +1,5 @@
-"""The progress of training: a bar in a terminal, log lines where the output goes to a file, or events for
+"""The progress of training: a bar in a terminal, log lines where the output goes to a file, or
+events for
 whoever shows many runs at once.
 """
 
@@ -25,8 +26,8 @@ def listening(listener: Listener) -> Iterator[None]:
     """While the block runs, send this process's progress to ``listener``, and show none of it.
 
     Args:
-        listener: called with ``{"stage": name}`` before each node, and while training also with ``step``,
-            ``num_steps``, ``loss`` and ``spd_to_ols``. What it raises stops the run.
+        listener: called with ``{"stage": name}`` before each node, and while training also with
+            ``step``, ``num_steps``, ``loss`` and ``spd_to_ols``. What it raises stops the run.
     """
     global _listener
     _listener = listener

@@ -1,4 +1,6 @@
-"""Between tensors, tidy tables (one row a predictor, prompt and prefix) and histories of metrics."""
+"""Between tensors, tidy tables (one row a predictor, prompt and prefix) and histories of
+metrics.
+"""
 
 import math
 from collections.abc import Iterable
@@ -20,7 +22,9 @@ def tidy_predictions(predictor: str, predictions: Float[Tensor, "batch example"]
     num_prompts, num_examples = predictions.shape
     return pd.DataFrame(
         {
-            "predictor": pd.Categorical.from_codes(np.zeros(predictions.numel(), dtype=int), [predictor]),
+            "predictor": pd.Categorical.from_codes(
+                np.zeros(predictions.numel(), dtype=int), [predictor]
+            ),
             "prompt": np.repeat(np.arange(num_prompts), num_examples),
             "examples_seen": np.tile(np.arange(num_examples), num_prompts),
             "prediction": predictions.detach().double().cpu().numpy().ravel(),
@@ -32,7 +36,9 @@ def predictions_by_name(table: pd.DataFrame) -> dict[str, Float[Tensor, "batch e
     """The inverse of `tidy_predictions`, for a table of several predictors."""
     return {
         str(name): torch.from_numpy(
-            rows.pivot(index="prompt", columns="examples_seen", values="prediction").to_numpy(copy=True)
+            rows.pivot(index="prompt", columns="examples_seen", values="prediction").to_numpy(
+                copy=True
+            )
         )
         for name, rows in table.groupby("predictor", sort=False)
     }
@@ -41,4 +47,6 @@ def predictions_by_name(table: pd.DataFrame) -> dict[str, Float[Tensor, "batch e
 def metric_history(steps: Iterable[int], values: Iterable[int | float]) -> MetricHistory:
     """Pair steps with values; what is no finite number is no point."""
     pairs = zip(steps, values, strict=True)
-    return [{"step": int(step), "value": float(value)} for step, value in pairs if math.isfinite(value)]
+    return [
+        {"step": int(step), "value": float(value)} for step, value in pairs if math.isfinite(value)
+    ]

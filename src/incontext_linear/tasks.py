@@ -27,7 +27,9 @@ class Prompts(NamedTuple):
         return Prompts(*(tensor.to(*args, **kwargs) for tensor in self))
 
 
-def generator(seed: int, stream: str, step: int = 0, device: torch.device | str = "cpu") -> torch.Generator:
+def generator(
+    seed: int, stream: str, step: int = 0, device: torch.device | str = "cpu"
+) -> torch.Generator:
     """A random generator that depends on (seed, stream, step), and on nothing else.
 
     The three are hashed together (NumPy's SeedSequence), so that neighbouring steps, the same step
@@ -39,7 +41,9 @@ def generator(seed: int, stream: str, step: int = 0, device: torch.device | str 
     return torch.Generator(device).manual_seed(int(state >> np.uint64(1)))
 
 
-def draw_mixture(mixture: Mixture, shape: tuple[int, ...], rng: torch.Generator) -> Float[Tensor, "... dim"]:
+def draw_mixture(
+    mixture: Mixture, shape: tuple[int, ...], rng: torch.Generator
+) -> Float[Tensor, "... dim"]:
     """Draw vectors of ``shape`` (..., dim), each from one component of the mixture.
 
     Components are equally likely; all coordinates of a vector come from the same component.
@@ -65,7 +69,9 @@ def task_pool(task: TaskConfig, device: torch.device | str = "cpu") -> Float[Ten
         ValueError: if the task has no pool.
     """
     if task.pool_size is None:
-        raise ValueError("task.pool_size is None: this task draws a fresh w for every prompt and has no pool")
+        raise ValueError(
+            "task.pool_size is None: this task draws a fresh w for every prompt and has no pool"
+        )
     rng = generator(0, "task pool", task.pool_size)
     return draw_mixture(task.weights, (task.pool_size, task.dim), rng).to(device)
 

@@ -92,7 +92,10 @@ def test_hidden_rows_stay_below_the_documented_bounds(sizes):
 def test_the_prompt_may_grow_without_widening_the_network():
     for measured in PROGRAMS.values():
         short, long = (measured.build(2, n, **measured.arguments(SMALL)) for n in (2, 12))
-        assert (short.config.width, short.config.mlp_units) == (long.config.width, long.config.mlp_units)
+        assert (short.config.width, short.config.mlp_units) == (
+            long.config.width,
+            long.config.mlp_units,
+        )
 
 
 def test_the_exponent_of_a_power_law_with_a_constant_is_found():
@@ -132,9 +135,9 @@ def test_the_latest_example_alone_is_what_a_single_step_sees():
 
 def test_relative_error_is_the_largest_difference_over_the_root_mean_square():
     reference = torch.tensor([[3.0, 4.0], [0.0, 5.0]])
-    assert relative_error(reference + torch.tensor([[0.0, 0.5], [0.0, 0.0]]), reference) == pytest.approx(
-        0.5 / 12.5**0.5
-    )
+    assert relative_error(
+        reference + torch.tensor([[0.0, 0.5], [0.0, 0.0]]), reference
+    ) == pytest.approx(0.5 / 12.5**0.5)
 
 
 def test_measuring_restores_the_number_of_threads():

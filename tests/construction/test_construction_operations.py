@@ -1,4 +1,6 @@
-"""Each operation, as one layer of a real `Transformer`: what it writes, and that it writes nothing else."""
+"""Each operation, as one layer of a real `Transformer`: what it writes, and that it writes nothing
+else.
+"""
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from incontext_linear.construction import (
     symmetric,
 )
 from incontext_linear.construction.config import FLOAT32, FLOAT64
-from incontext_linear.transformer import Block
+from incontext_linear.learner.transformer import Block
 
 NUM_EXAMPLES = 4
 NUM_TOKENS = 2 * NUM_EXAMPLES - 1
@@ -76,7 +78,9 @@ def source_tokens(x, y):
 def test_mov_copies_from_the_column_so_many_tokens_back_and_nothing_else(seed, size, x, y):
     rows = registers(a=column(size), b=column(size))
     before, after = apply(rows, seed, mov(rows.a, rows.b, x=x, y=y))
-    np.testing.assert_allclose(read(after, rows.b), read(before, rows.a)[source_tokens(x, y)], atol=1e-12)
+    np.testing.assert_allclose(
+        read(after, rows.b), read(before, rows.a)[source_tokens(x, y)], atol=1e-12
+    )
     assert_only_changed(before, after, rows.b)
 
 
@@ -110,7 +114,9 @@ def test_mul_is_the_matrix_product_and_changes_nothing_else(seed, left, inner, r
 def test_mul_can_overwrite_what_it_reads():
     rows = registers(a=column(3), b=column(1))
     before, after = apply(rows, 1, mul(rows.a, rows.b, rows.a))
-    np.testing.assert_allclose(read(after, rows.a), read(before, rows.a) * read(before, rows.b), atol=1e-8)
+    np.testing.assert_allclose(
+        read(after, rows.a), read(before, rows.a) * read(before, rows.b), atol=1e-8
+    )
     assert_only_changed(before, after, rows.a)
 
 
@@ -131,7 +137,9 @@ def test_aff_is_an_affine_map_up_to_rounding_and_changes_nothing_else(seed, size
     rows = registers(a=column(inner), b=column(size), c=column(size))
     operation = aff(rows.c, (weight, rows.a), (-2.0, rows.b), bias=0.3, add=add, only=only)
     before, after = apply(rows, seed, operation)
-    expected = weight @ read(before, rows.a) - 2 * read(before, rows.b) + 0.3 + add * read(before, rows.c)
+    expected = (
+        weight @ read(before, rows.a) - 2 * read(before, rows.b) + 0.3 + add * read(before, rows.c)
+    )
     acting = {None: slice(None), "x": slice(0, None, 2), "y": slice(1, None, 2)}[only]
     np.testing.assert_allclose(read(after, rows.c)[acting], expected[acting], atol=1e-11)
     assert_only_changed(before, after, rows.c, tokens=acting)
@@ -139,7 +147,9 @@ def test_aff_is_an_affine_map_up_to_rounding_and_changes_nothing_else(seed, size
 
 @pytest.mark.parametrize("constants", [FLOAT64, FLOAT32], ids=["float64", "float32"])
 @pytest.mark.parametrize(("share", "silent"), [(0.9, True), (2.5, False)])
-def test_a_closed_gate_holds_back_numbers_up_to_its_range_and_no_larger_ones(constants, share, silent):
+def test_a_closed_gate_holds_back_numbers_up_to_its_range_and_no_larger_ones(
+    constants, share, silent
+):
     rows = registers(a=column(1), b=column(1))
     layer = Layer("tested", aff(rows.b, (1.0, rows.a), add=True, only="y"))
     # A padding that the tested size does not disturb: the gate alone is asked about.
@@ -186,7 +196,9 @@ def test_operations_of_one_layer_read_the_same_input():
 def test_the_mlp_of_a_layer_reads_what_its_attention_wrote():
     rows = registers(a=column(2), b=column(2))
     before, after = apply(rows, 4, mov(rows.a, rows.b, x=1, y=1), aff(rows.b, (3.0, rows.b)))
-    np.testing.assert_allclose(read(after, rows.b), 3 * read(before, rows.a)[source_tokens(1, 1)], atol=1e-11)
+    np.testing.assert_allclose(
+        read(after, rows.b), 3 * read(before, rows.a)[source_tokens(1, 1)], atol=1e-11
+    )
 
 
 @pytest.mark.parametrize(
@@ -202,7 +214,9 @@ def test_the_mlp_of_a_layer_reads_what_its_attention_wrote():
         (lambda: div(column(2), column(1) + 2, column(2)), "rows that it reads"),
         (lambda: Layer("nothing"), "at least one operation"),
         (
-            lambda: Layer("two", div(column(1), column(1) + 1, column(1) + 2), aff(column(1) + 3, bias=1.0)),
+            lambda: Layer(
+                "two", div(column(1), column(1) + 1, column(1) + 2), aff(column(1) + 3, bias=1.0)
+            ),
             "to itself",
         ),
         (lambda: Registers(zero=column(1)), "reserved: zero"),

@@ -1,4 +1,6 @@
-"""Each program against the textbook: plain loops written here, and the predictors of the package."""
+"""Each program against the textbook: plain loops written here, and the predictors of the
+package.
+"""
 
 import numpy as np
 import pytest
@@ -17,16 +19,20 @@ from incontext_linear.construction import (
 )
 from incontext_linear.construction.config import FLOAT64
 from incontext_linear.construction.measurements import LatestExample, one_thread, relative_error
+from incontext_linear.learner.transformer import Block, Transformer
 from incontext_linear.predictors import GradientDescent, OnePassSGD, Predictor, Ridge
-from incontext_linear.transformer import Block, Transformer
 
 SINGLE_STEP, WHOLE_PROMPT = 1e-6, 1e-4
 DIMS = (1, 2, 4, 8, 16)
 
 PROGRAMS = {
-    "gradient_step": lambda dim, n, **options: gradient_step(dim, n, step_size=0.03, penalty=0.4, **options),
+    "gradient_step": lambda dim, n, **options: gradient_step(
+        dim, n, step_size=0.03, penalty=0.4, **options
+    ),
     "sherman_morrison": lambda dim, n, **options: sherman_morrison(dim, n, penalty=0.4, **options),
-    "one_pass_sgd": lambda dim, n, **options: one_pass_sgd(dim, n, step_size=0.03, penalty=0.4, **options),
+    "one_pass_sgd": lambda dim, n, **options: one_pass_sgd(
+        dim, n, step_size=0.03, penalty=0.4, **options
+    ),
     "ridge": lambda dim, n, **options: ridge(dim, n, penalty=0.4, **options),
     "gradient_descent": lambda dim, n, **options: gradient_descent(
         dim, n, step_size=0.005, num_steps=5, penalty=0.4, **options
@@ -115,7 +121,10 @@ def test_program_equals_a_plain_loop_at_every_prefix(name, dim):
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_program_equals_the_textbook_predictor_on_fresh_draws(name, seed, dim, num_examples):
     xs, ys = draw(seed, 2, num_examples, dim)
-    predictions, reference = predict(PROGRAMS[name](dim, num_examples), xs, ys), TEXTBOOK[name](xs, ys)
+    predictions, reference = (
+        predict(PROGRAMS[name](dim, num_examples), xs, ys),
+        TEXTBOOK[name](xs, ys),
+    )
     # Against the labels' size: one draw's predictions may all be close to 0.
     tolerance = SINGLE_STEP if name in ("gradient_step", "sherman_morrison") else WHOLE_PROMPT
     assert (predictions - reference).abs().max() < tolerance * ys.square().mean().sqrt()
@@ -124,7 +133,10 @@ def test_program_equals_the_textbook_predictor_on_fresh_draws(name, seed, dim, n
 @pytest.mark.parametrize("penalty", [0.01, 0.1, 10.0])
 def test_ridge_is_exact_for_small_and_large_penalties(penalty):
     xs, ys = draw(0, 4, 20, 8)
-    assert relative_error(predict(ridge(8, 20, penalty=penalty), xs, ys), Ridge(penalty)(xs, ys)) < 1e-5
+    assert (
+        relative_error(predict(ridge(8, 20, penalty=penalty), xs, ys), Ridge(penalty)(xs, ys))
+        < 1e-5
+    )
 
 
 def test_sgd_whose_steps_are_too_long_is_followed_as_it_diverges():
@@ -178,7 +190,9 @@ def test_every_y_token_of_ridge_holds_the_weights_and_the_inverse_after_its_exam
 def test_one_repetition_settles_one_more_y_token():
     xs, ys = draw(5, 1, 6, 2)
     model = one_pass_sgd(2, 6, step_size=0.05)
-    weights = states(model, xs, ys)[1::2, 0, 1::2][:, :, model.rows.w.ravel()]  # (after r steps, y-token, d)
+    weights = states(model, xs, ys)[1::2, 0, 1::2][
+        :, :, model.rows.w.ravel()
+    ]  # (after r steps, y-token, d)
     for repetition in range(1, 6):
         settled = weights[repetition, :repetition]
         torch.testing.assert_close(settled, weights[-1, :repetition], atol=1e-9, rtol=0)
@@ -288,7 +302,10 @@ def test_building_a_program_leaves_the_global_random_generator_alone():
         (lambda: one_pass_sgd(2, 0, step_size=0.1), "num_examples=0"),
         (lambda: one_pass_sgd(2, 3, step_size=float("nan")), "step_size"),
         (lambda: gradient_descent(2, 3, step_size=0.1, num_steps=0), "num_steps=0"),
-        (lambda: Constants(saturation=-1.0, padding=1.0, gelu_scale=1.0, gate_range=1.0), "saturation"),
+        (
+            lambda: Constants(saturation=-1.0, padding=1.0, gelu_scale=1.0, gate_range=1.0),
+            "saturation",
+        ),
     ],
 )
 def test_bad_arguments_are_refused_by_name(build, message):

@@ -16,5 +16,7 @@ def _one_thread():
 
 @pytest.fixture
 def as_users_run_it(monkeypatch):
-    """Without the run-time check of shapes, which would answer before the predictors' own refusals do."""
+    """Without the run-time check of shapes, which would answer before the predictors' own refusals
+    do.
+    """
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

@@ -1,4 +1,6 @@
-"""Independent implementations of every predictor, one prompt and one prefix at a time, and prompts to try."""
+"""Independent implementations of every predictor, one prompt and one prefix at a time, and prompts
+to try.
+"""
 
 from collections.abc import Callable
 
@@ -14,7 +16,9 @@ Fit = Callable[[np.ndarray, np.ndarray], np.ndarray]
 NUM_EXAMPLES, DIM = 14, 5
 
 
-def prompts(case: str, noise_std: float = 0.5, num_prompts: int = 3) -> tuple[np.ndarray, np.ndarray]:
+def prompts(
+    case: str, noise_std: float = 0.5, num_prompts: int = 3
+) -> tuple[np.ndarray, np.ndarray]:
     """Prompts xs (B, n, d) and ys (B, n), degenerate in the way that the case names."""
     rng = np.random.default_rng(sum(map(ord, case)))
     dim = 1 if case == "one dimension" else DIM
@@ -65,7 +69,9 @@ CASES = [
 
 
 def at_every_prefix(fit: Fit, xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
-    """Weights (B, n, d) that ``fit(X, y)`` gives for the first 0, 1, …, n−1 examples of every prompt."""
+    """Weights (B, n, d) that ``fit(X, y)`` gives for the first 0, 1, …, n−1 examples of every
+    prompt.
+    """
     return np.array(
         [
             [fit(x[:k], y[:k]) if k else np.zeros(x.shape[1]) for k in range(len(x))]
@@ -87,7 +93,9 @@ def ridge(penalty: float) -> Fit:
 
 
 def ridge_by_singular_values(penalty: float) -> Fit:
-    """For penalties at which scikit-learn divides rounding by next to nothing: it drops no singular value."""
+    """For penalties at which scikit-learn divides rounding by next to nothing: it drops no singular
+    value.
+    """
 
     def fit(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         left, values, right = np.linalg.svd(x, full_matrices=False)
@@ -141,7 +149,9 @@ def discrete_mmse(pool: np.ndarray, noise_std: float) -> Fit:
     return fit
 
 
-def nearest_neighbors(num_neighbors: int, weights: str, xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
+def nearest_neighbors(
+    num_neighbors: int, weights: str, xs: np.ndarray, ys: np.ndarray
+) -> np.ndarray:
     """scikit-learn's predictions (B, n)."""
     predictions = np.zeros_like(ys)
     for b in range(len(xs)):
@@ -152,11 +162,15 @@ def nearest_neighbors(num_neighbors: int, weights: str, xs: np.ndarray, ys: np.n
 
 
 def worst_condition(xs: np.ndarray) -> np.ndarray:
-    """The largest condition number (B, n) of any prefix up to each, zero singular values left out."""
+    """The largest condition number (B, n) of any prefix up to each, zero singular values left
+    out.
+    """
     worst = np.ones(xs.shape[:2])
     for b in range(len(xs)):
         for k in range(1, xs.shape[1]):
             values = np.linalg.svd(xs[b, :k], compute_uv=False)
             values = values[values > max(k, xs.shape[2]) * np.finfo(float).eps * values[0]]
-            worst[b, k] = max(worst[b, k - 1], values[0] / values[-1]) if len(values) else worst[b, k - 1]
+            worst[b, k] = (
+                max(worst[b, k - 1], values[0] / values[-1]) if len(values) else worst[b, k - 1]
+            )
     return worst

@@ -1,4 +1,6 @@
-"""Every predictor against an independent implementation, at every prefix, degenerate prompts included."""
+"""Every predictor against an independent implementation, at every prefix, degenerate prompts
+included.
+"""
 
 import numpy as np
 import pytest
@@ -18,7 +20,9 @@ from incontext_linear.predictors import (
     Ridge,
 )
 
-POOL = torch.randn(7, references.DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+POOL = torch.randn(
+    7, references.DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+)
 
 LINEAR = {
     "least squares as in NumPy": (OrdinaryLeastSquares(), references.least_squares),
@@ -71,7 +75,9 @@ def test_predictions_agree_with_an_independent_implementation_at_every_prefix(na
     xs, ys = references.prompts(case)
     expected = references.at_every_prefix(reference, xs, ys)
     error = predictor(*to_torch(xs, ys)).numpy() - (expected * xs).sum(-1)
-    assert (np.abs(error) <= 1e-8 * np.linalg.norm(expected, axis=-1) * np.linalg.norm(xs, axis=-1)).all()
+    assert (
+        np.abs(error) <= 1e-8 * np.linalg.norm(expected, axis=-1) * np.linalg.norm(xs, axis=-1)
+    ).all()
 
 
 @pytest.mark.parametrize("case", references.CASES)
@@ -106,7 +112,9 @@ def test_discrete_mmse_agrees_with_scipy_at_every_prefix(noise_std, case):
 def test_discrete_mmse_without_noise_is_the_member_of_the_pool_that_made_the_prompt():
     xs = torch.from_numpy(references.prompts("gaussian")[0])
     weights = DiscreteMMSE(POOL, 0.0).weights(xs, xs @ POOL[4])
-    torch.testing.assert_close(weights[:, 1:], POOL[4].expand_as(weights[:, 1:]), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        weights[:, 1:], POOL[4].expand_as(weights[:, 1:]), rtol=1e-12, atol=0
+    )
     torch.testing.assert_close(weights[:, 0], POOL.mean(0).expand_as(weights[:, 0]))
 
 
@@ -120,7 +128,9 @@ def test_least_squares_loses_no_more_digits_than_the_worst_conditioned_prefix_as
     expected = references.at_every_prefix(references.least_squares, xs, ys)
     condition = references.worst_condition(xs)
     assert condition.max() > 1e8
-    error = np.linalg.norm(OrdinaryLeastSquares().weights(*to_torch(xs, ys)).numpy() - expected, axis=-1)
+    error = np.linalg.norm(
+        OrdinaryLeastSquares().weights(*to_torch(xs, ys)).numpy() - expected, axis=-1
+    )
     assert (error <= 2e-14 * condition * np.linalg.norm(expected, axis=-1)).all()
 
 

@@ -40,9 +40,17 @@ PREDICTORS = {
     "first examples": FirstExamples(2),
     "discrete MMSE": DiscreteMMSE(POOL, 0.7),
 }
-LINEAR = {name: predictor for name, predictor in PREDICTORS.items() if isinstance(predictor, LinearPredictor)}
+LINEAR = {
+    name: predictor
+    for name, predictor in PREDICTORS.items()
+    if isinstance(predictor, LinearPredictor)
+}
 EQUIVARIANT = {name: predictor for name, predictor in PREDICTORS.items() if name != "discrete MMSE"}
-BATCH = {name: predictor for name, predictor in PREDICTORS.items() if name not in ("SGD", "first examples")}
+BATCH = {
+    name: predictor
+    for name, predictor in PREDICTORS.items()
+    if name not in ("SGD", "first examples")
+}
 
 every = pytest.mark.parametrize("name", PREDICTORS)
 fast = settings(max_examples=25, deadline=None)
@@ -51,7 +59,9 @@ fast = settings(max_examples=25, deadline=None)
 def gaussian(num_prompts=3, num_examples=9, dim=DIM, seed=0, dtype=torch.float64):
     rng = torch.Generator().manual_seed(seed)
     xs = torch.randn(num_prompts, num_examples, dim, generator=rng, dtype=torch.float64)
-    return xs.to(dtype), torch.randn(num_prompts, num_examples, generator=rng, dtype=torch.float64).to(dtype)
+    return xs.to(dtype), torch.randn(
+        num_prompts, num_examples, generator=rng, dtype=torch.float64
+    ).to(dtype)
 
 
 seeds = st.integers(0, 2**32 - 1)
@@ -59,7 +69,9 @@ seeds = st.integers(0, 2**32 - 1)
 
 @st.composite
 def integer_prompts(draw):
-    """Small integers: repeated, dependent and zero rows and columns of every kind come up all the time."""
+    """Small integers: repeated, dependent and zero rows and columns of every kind come up all the
+    time.
+    """
     n, d = draw(st.integers(1, 9)), draw(st.integers(1, 5))
     xs = draw(hnp.arrays(np.float64, (1, n, d), elements=st.integers(-2, 2)))
     ys = draw(hnp.arrays(np.float64, (1, n), elements=st.integers(-9, 9)))
@@ -108,7 +120,9 @@ def test_a_prediction_depends_on_no_later_example(name, seed, k):
 def test_a_prediction_depends_on_no_other_prompt(name):
     xs, ys = gaussian(num_prompts=300)
     alone = torch.cat([PREDICTORS[name](xs[b : b + 1], ys[b : b + 1]) for b in (0, 150, 299)])
-    torch.testing.assert_close(PREDICTORS[name](xs, ys)[[0, 150, 299]], alone, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        PREDICTORS[name](xs, ys)[[0, 150, 299]], alone, rtol=1e-12, atol=1e-12
+    )
 
 
 @every
@@ -124,10 +138,14 @@ def test_the_last_y_is_never_read(name):
 @fast
 def test_the_order_of_the_examples_does_not_matter(name, seed):
     xs, ys = gaussian(seed=seed)
-    order = torch.cat((torch.randperm(8, generator=torch.Generator().manual_seed(seed)), torch.tensor([8])))
+    order = torch.cat(
+        (torch.randperm(8, generator=torch.Generator().manual_seed(seed)), torch.tensor([8]))
+    )
     predictions, permuted = (BATCH[name](xs, ys), BATCH[name](xs[:, order], ys[:, order]))
     worst = max(references.worst_condition(x.numpy()).max() for x in (xs, xs[:, order]))
-    assert (predictions - permuted)[:, -1].abs().max() <= 1e-12 * worst * (1 + predictions.abs().max())
+    assert (predictions - permuted)[:, -1].abs().max() <= 1e-12 * worst * (
+        1 + predictions.abs().max()
+    )
 
 
 @pytest.mark.parametrize("name", EQUIVARIANT)
@@ -140,7 +158,9 @@ def test_predictions_scale_with_y(name, seed, scale):
     )
 
 
-@pytest.mark.parametrize("name", ["least squares", "neighbours", "neighbours by distance", "Newton"])
+@pytest.mark.parametrize(
+    "name", ["least squares", "neighbours", "neighbours by distance", "Newton"]
+)
 @given(seed=seeds, exponent=st.integers(-40, 40))
 @fast
 def test_the_unit_of_x_does_not_matter_to_predictors_without_a_scale(name, seed, exponent):
@@ -184,14 +204,18 @@ def test_many_gradient_steps_reach_minimum_norm_least_squares():
     xs, ys = well_conditioned(0)
     descended = GradientDescent(0.01, 4000).weights(xs, ys)
     assert len(xs) > 20
-    torch.testing.assert_close(descended, OrdinaryLeastSquares().weights(xs, ys), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(
+        descended, OrdinaryLeastSquares().weights(xs, ys), rtol=1e-8, atol=1e-8
+    )
 
 
 @pytest.mark.parametrize("num_steps", [18, 40, 400])
 def test_many_newton_steps_reach_minimum_norm_least_squares_and_stay(num_steps):
     xs, ys = well_conditioned(1)
     converged = IterativeNewton(num_steps).weights(xs, ys)
-    torch.testing.assert_close(converged, OrdinaryLeastSquares().weights(xs, ys), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(
+        converged, OrdinaryLeastSquares().weights(xs, ys), rtol=1e-8, atol=1e-8
+    )
 
 
 def test_newton_stays_put_on_gaussian_prompts_however_many_steps_it_takes():
@@ -230,6 +254,8 @@ def test_predictions_at_queries_are_those_of_prompts_that_end_in_them(name, seed
 @every
 def test_no_example_gives_the_prior_mean(name):
     xs, ys = gaussian()
-    expected = xs[:, 0] @ POOL.mean(0) if name == "discrete MMSE" else torch.zeros(3, dtype=torch.float64)
+    expected = (
+        xs[:, 0] @ POOL.mean(0) if name == "discrete MMSE" else torch.zeros(3, dtype=torch.float64)
+    )
     torch.testing.assert_close(PREDICTORS[name](xs, ys)[:, 0], expected)
     torch.testing.assert_close(PREDICTORS[name](xs[:, :1], ys[:, :1])[:, 0], expected)

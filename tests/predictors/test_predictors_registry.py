@@ -51,7 +51,9 @@ def test_the_parameters_name_every_predictor_and_its_arguments():
 
 
 def test_bayes_takes_noise_and_prior_from_the_task_unless_they_are_given():
-    assert build_predictor("bayes", {"type": "BayesPosteriorMean"}, TASK) == BayesPosteriorMean(0.5, 2.0)
+    assert build_predictor("bayes", {"type": "BayesPosteriorMean"}, TASK) == BayesPosteriorMean(
+        0.5, 2.0
+    )
     given = {"type": "BayesPosteriorMean", "noise_std": 0.25}
     assert build_predictor("bayes", given, TASK) == BayesPosteriorMean(0.25, 2.0)
 
@@ -73,11 +75,17 @@ def test_a_dotted_path_finds_someones_own_predictor():
     assert (built.value, built.noise_std) == (3.0, 0.5)
 
 
-@pytest.mark.parametrize("kind", ["Rigde", "no.such.module", "incontext_linear.predictors.Rigde", "", 3])
+@pytest.mark.parametrize(
+    "kind", ["Rigde", "no.such.module", "incontext_linear.predictors.Rigde", "", 3]
+)
 def test_an_unknown_type_is_answered_by_the_list_of_what_exists(kind):
     with pytest.raises(ValueError, match="baseline 'x': ") as error:
         build_predictor("x", {"type": kind}, TASK)
-    for signature in ("Ridge(penalty)", "GradientDescent(step_size, num_steps, penalty=0.0)", "Averaging()"):
+    for signature in (
+        "Ridge(penalty)",
+        "GradientDescent(step_size, num_steps, penalty=0.0)",
+        "Averaging()",
+    ):
         assert signature in str(error.value)
 
 
@@ -96,7 +104,9 @@ def test_an_unknown_argument_is_answered_by_those_that_exist():
 
 
 def test_a_missing_argument_is_named():
-    with pytest.raises(ValueError, match=r"baseline 'x': missing argument 'num_steps'; what exists is Iter"):
+    with pytest.raises(
+        ValueError, match=r"baseline 'x': missing argument 'num_steps'; what exists is Iter"
+    ):
         build_predictor("x", {"type": "IterativeNewton"}, TASK)
 
 
@@ -116,12 +126,21 @@ WRONG = [
         "prior_std=0.0 is not allowed: prior_std must be a finite number > 0",
     ),
     (lambda: GradientDescent(0.0, 1), "step_size=0.0 is not allowed"),
-    (lambda: GradientDescent(0.1, 1.5), "num_steps=1.5 is not allowed: num_steps must be an integer ≥ 0"),
+    (
+        lambda: GradientDescent(0.1, 1.5),
+        "num_steps=1.5 is not allowed: num_steps must be an integer ≥ 0",
+    ),
     (lambda: GradientDescent(0.1, -1), "num_steps=-1 is not allowed"),
-    (lambda: FirstExamples(-1), "num_examples=-1 is not allowed: num_examples must be an integer ≥ 0"),
+    (
+        lambda: FirstExamples(-1),
+        "num_examples=-1 is not allowed: num_examples must be an integer ≥ 0",
+    ),
     (lambda: OnePassSGD(0.1, float("inf")), "penalty=inf is not allowed"),
     (lambda: IterativeNewton(True), "num_steps=True is not allowed"),
-    (lambda: NearestNeighbors(0), "num_neighbors=0 is not allowed: num_neighbors must be an integer ≥ 1"),
+    (
+        lambda: NearestNeighbors(0),
+        "num_neighbors=0 is not allowed: num_neighbors must be an integer ≥ 1",
+    ),
     (
         lambda: NearestNeighbors(3, "cosine"),
         "weights='cosine' is not allowed: weights must be one of 'uniform', 'distance'",

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -36,7 +37,9 @@ def test_weights_have_the_dtype_of_the_prompts(name):
 @pytest.mark.usefixtures("as_users_run_it")
 def test_other_dtypes_are_refused(name, dtype):
     xs, ys = gaussian()
-    with pytest.raises(ValueError, match=f"xs is {dtype}; predictors take torch.float32 and torch.float64"):
+    with pytest.raises(
+        ValueError, match=f"xs is {dtype}; predictors take torch.float32 and torch.float64"
+    ):
         PREDICTORS[name](xs.to(dtype), ys.to(dtype))
 
 
@@ -116,7 +119,9 @@ def test_strides_do_not_matter(name):
 @every
 def test_gradients_are_those_of_finite_differences(name):
     xs, ys = gaussian(num_prompts=2, num_examples=6)
-    assert torch.autograd.gradcheck(PREDICTORS[name], (xs.requires_grad_(), ys.requires_grad_()), atol=1e-5)
+    assert torch.autograd.gradcheck(
+        PREDICTORS[name], (xs.requires_grad_(), ys.requires_grad_()), atol=1e-5
+    )
 
 
 @every
@@ -132,7 +137,9 @@ def test_gradients_are_finite_on_repeated_and_zero_rows(name):
     xs, ys = gaussian()
     xs[:, 1], xs[:, 4] = xs[:, 0], 0
     xs, ys = xs.requires_grad_(), ys.requires_grad_()
-    gradients = torch.autograd.grad(EQUIVARIANT[name](xs, ys).sum(), (xs, ys), materialize_grads=True)
+    gradients = torch.autograd.grad(
+        EQUIVARIANT[name](xs, ys).sum(), (xs, ys), materialize_grads=True
+    )
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
@@ -152,26 +159,15 @@ def test_a_gpu_gives_the_numbers_of_the_cpu(name, dtype):
     torch.testing.assert_close(predictions.cpu(), PREDICTORS[name](xs, ys), rtol=1e-6, atol=1e-6)
 
 
-MEASURE_MEMORY = """
-import resource, torch
-from incontext_linear.predictors import *
-torch.set_num_threads(1)
-xs, ys = torch.randn(10_000, 40, 8, dtype=torch.float64), torch.randn(10_000, 40, dtype=torch.float64)
-predictors = [Ridge(0.1), GradientDescent(0.01, 2), NearestNeighbors(3), IterativeNewton(1), Averaging()]
-predictors += [OnePassSGD(0.01), DiscreteMMSE(torch.randn(256, 8), 0.5)]
-for predictor in predictors:
-    predictor(xs[:10], ys[:10])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for predictor in predictors:
-    predictor(xs, ys)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-"""
+MEASURE_MEMORY = Path(__file__).parent / "programs" / "measure_memory.py"
 
 
 def test_memory_stays_in_proportion_to_the_prompts():
-    """Within 4 times the prompts: some 1.3 GB for 100,000 of them. A d×d matrix a prefix would be 8 times."""
+    """Within 4 times the prompts: some 1.3 GB for 100,000 of them. A d×d matrix a prefix would be 8
+    times.
+    """
     output = subprocess.run(
-        [sys.executable, "-c", MEASURE_MEMORY], check=True, capture_output=True, text=True
+        [sys.executable, str(MEASURE_MEMORY)], check=True, capture_output=True, text=True
     )
     prompts_in_kibibytes = 10_000 * 40 * 8 * 8 // 1024
     assert int(output.stdout) < 4 * prompts_in_kibibytes + 20_000

@@ -6,10 +6,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from incontext_linear.predictors import Averaging, GradientDescent, IterativeNewton, NearestNeighbors, Ridge
+from incontext_linear.predictors import (
+    Averaging,
+    GradientDescent,
+    IterativeNewton,
+    NearestNeighbors,
+    Ridge,
+)
 
 
-@given(st.lists(st.integers(-2, 2), min_size=2, max_size=9), st.integers(1, 4), st.integers(0, 2**31))
+@given(
+    st.lists(st.integers(-2, 2), min_size=2, max_size=9), st.integers(1, 4), st.integers(0, 2**31)
+)
 def test_of_equally_near_examples_the_earlier_is_nearer(positions, num_neighbors, seed):
     xs = torch.tensor(positions, dtype=torch.float64)[None, :, None]
     ys = torch.from_numpy(np.random.default_rng(seed).normal(size=(1, len(positions))))

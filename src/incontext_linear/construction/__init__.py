@@ -1,6 +1,12 @@
-"""The paper's proof as running transformers: weights, set by hand, that carry out learning algorithms."""
+"""The paper's proof as running transformers: weights, set by hand, that carry out learning
+algorithms.
+"""
 
-from incontext_linear.construction.assembler import ConstructedTransformer, Program, default_constants
+from incontext_linear.construction.assembler import (
+    ConstructedTransformer,
+    Program,
+    default_constants,
+)
 from incontext_linear.construction.config import Constants, ConstructionConfig
 from incontext_linear.construction.operations import Layer, aff, average, div, mov, mul
 from incontext_linear.construction.programs import (

@@ -1,7 +1,8 @@
 """From operations to weights: builds a `Transformer` whose blocks carry out a program.
 
-Every number here becomes an entry of a weight matrix, a bias, a LayerNorm gain or a position vector of the
-ordinary `Transformer`; nothing is computed outside its forward pass. `docs/construction.md` derives each.
+Every number here becomes an entry of a weight matrix, a bias, a LayerNorm gain or a position vector
+of the ordinary `Transformer`; nothing is computed outside its forward pass. `docs/construction.md`
+derives each.
 
 Shape letters: R named rows, H hidden rows (the width), U hidden units of the MLP, T tokens.
 """
@@ -16,16 +17,26 @@ from torch import Tensor, nn
 
 from incontext_linear.config import ModelConfig
 from incontext_linear.construction.config import FLOAT32, FLOAT64, Constants
-from incontext_linear.construction.operations import EVERY_Y, SELF, Copy, Kind, Layer, Linear, Look, Product
+from incontext_linear.construction.operations import (
+    EVERY_Y,
+    SELF,
+    Copy,
+    Kind,
+    Layer,
+    Linear,
+    Look,
+    Product,
+)
 from incontext_linear.construction.registers import Registers, Rows
+from incontext_linear.learner.transformer import Block, Transformer
 from incontext_linear.predictors.validation import check_integer
-from incontext_linear.transformer import Block, Transformer
 
 NUM_HEADS = 2
 """One head brings rows from another column, one looks at its own column."""
 
-# A closed gate lowers every pre-activation of a unit by GATE, where tanh-GeLU is exactly 0 in floating point.
-# An open one adds GATE times the row mean that LayerNorm leaves, and takes it away: that may round by GATE·ε.
+# A closed gate lowers every pre-activation of a unit by GATE, where tanh-GeLU is exactly 0 in
+# floating point. An open one adds GATE times the row mean that LayerNorm leaves, and takes it away:
+# that may round by GATE·ε.
 GATE = 16.0
 
 
@@ -38,7 +49,9 @@ class Program:
     rows: Registers
     layers: Sequence[Layer]
     initial: Mapping[str, float | np.ndarray] = field(default_factory=dict)
-    """Contents of registers before the first layer, the same in every column (position vectors hold them)."""
+    """Contents of registers before the first layer, the same in every column (position vectors hold
+    them).
+    """
 
     def __post_init__(self):
         check_integer("dim", self.dim, minimum=1)
@@ -48,11 +61,14 @@ class Program:
     def model_config(self) -> ModelConfig:
         """The smallest shape that the program's rows, copies and products fit in."""
         copied = [
-            sum(copy.target.size for copy in copies) for y in self.layers for copies in y.copies.values()
+            sum(copy.target.size for copy in copies)
+            for y in self.layers
+            for copies in y.copies.values()
         ]
         width = max(self.rows.size, NUM_HEADS * max(copied, default=0))
         units = [
-            4 * sum(product.left.size for product in y.products) + 2 * sum(y.target.size for y in y.linears)
+            4 * sum(product.left.size for product in y.products)
+            + 2 * sum(y.target.size for y in y.linears)
             for y in self.layers
         ]
         return ModelConfig(
@@ -66,12 +82,14 @@ class Program:
 class ConstructedTransformer(Transformer):
     """A `Transformer` whose weights were computed from a program instead of trained.
 
-    Only weights and the names of rows and layers are added; every method is the trained class's own. Layers
-    that occur several times in the program are one `Block` that stands in ``blocks`` several times.
+    Only weights and the names of rows and layers are added; every method is the trained class's
+    own. Layers that occur several times in the program are one `Block` that stands in ``blocks``
+    several times.
 
     Args:
         program: rows, layers and initial contents.
-        constants: saturation, padding, GeLU scale and the gates' range; None: those chosen for the dtype.
+        constants: saturation, padding, GeLU scale and the gates' range; None: those chosen for the
+            dtype.
         dtype: of the weights, and so of the prompts it takes.
 
     Raises:
@@ -79,23 +97,33 @@ class ConstructedTransformer(Transformer):
     """
 
     def __init__(
-        self, program: Program, constants: Constants | None = None, dtype: torch.dtype = torch.float64
+        self,
+        program: Program,
+        constants: Constants | None = None,
+        dtype: torch.dtype = torch.float64,
     ):
         config = program.model_config
         with torch.device("meta"):  # weights are all assigned below: draw none
-            super().__init__(program.dim, program.num_examples, config.model_copy(update={"num_layers": 1}))
+            super().__init__(
+                program.dim, program.num_examples, config.model_copy(update={"num_layers": 1})
+            )
         _clear(self)
         self.config, self.rows, self.layers = config, program.rows, tuple(program.layers)
         weights = _Weights(program, constants or default_constants(dtype))
         with torch.no_grad():
             weights.write_ends(self, program)
-            blocks = {layer: weights.block(layer, config).to(dtype) for layer in dict.fromkeys(self.layers)}
+            blocks = {
+                layer: weights.block(layer, config).to(dtype)
+                for layer in dict.fromkeys(self.layers)
+            }
         self.blocks = nn.ModuleList(blocks[layer] for layer in self.layers)
         self.to(dtype)
 
 
 def default_constants(dtype: torch.dtype) -> Constants:
-    """The constants that the error tables single out for a dtype (float64, or anything narrower)."""
+    """The constants that the error tables single out for a dtype (float64, or anything
+    narrower).
+    """
     return FLOAT64 if dtype == torch.float64 else FLOAT32
 
 
@@ -106,10 +134,12 @@ class _Weights:
         self.rows, self.constants = program.rows, constants
         self.width = program.model_config.width
         self.num_tokens = 2 * program.num_examples - 1
-        # Half a turn holds the prompt and the two places before it, so scores fall off on both sides.
+        # Half a turn holds the prompt and the two places before it, so scores fall off on both
+        # sides.
         self.angle = np.pi / (self.num_tokens + 2)
         self.division_padding = constants.padding**0.5
-        # Numbers enter an affine map's GeLU pair this much smaller, so that a closed gate outweighs them.
+        # Numbers enter an affine map's GeLU pair this much smaller, so that a closed gate outweighs
+        # them.
         self.linear_scale = GATE / 2 / constants.gate_range
 
     def block(self, layer: Layer, config: ModelConfig) -> Block:
@@ -129,7 +159,10 @@ class _Weights:
         model.read_in.weight[rows.x.ravel(), torch.arange(1, program.dim + 1)] = 1.0
         angles = self.angle * torch.arange(self.num_tokens, dtype=positions.dtype)
         code = torch.stack((angles.cos(), angles.sin()), dim=1)
-        for first, flag, position in ((0, rows.is_x, rows.position_x), (1, rows.is_y, rows.position_y)):
+        for first, flag, position in (
+            (0, rows.is_x, rows.position_x),
+            (1, rows.is_y, rows.position_y),
+        ):
             positions[first::2, flag.item()] = 1.0
             positions[first::2, position.ravel()] = code[first::2]
         positions[:, rows.padding.ravel()] = self.constants.padding * torch.tensor(
@@ -155,7 +188,9 @@ class _Weights:
             self._write_norm(block.mlp_norm, self.division_padding, large)
 
     def _write_norm(self, norm: nn.LayerNorm, padding: float, large: Rows) -> None:
-        """Gain that undoes the scale √(2N²/H + ε) which the padding imposes; the large rows are hidden."""
+        """Gain that undoes the scale √(2N²/H + ε) which the padding imposes; the large rows are
+        hidden.
+        """
         norm.weight.fill_((2 * padding**2 / self.width + norm.eps) ** 0.5)
         norm.weight[large.ravel()] = 0.0
 
@@ -252,7 +287,9 @@ class _Weights:
         return read, torch.cat((bias, -bias)), np.tile(linear.target, 2), torch.cat((write, -write))
 
     def _ground(self, read: Float[Tensor, "unit row"]) -> None:
-        """Read differences to the zero row, which do not see the mean that LayerNorm takes from all rows."""
+        """Read differences to the zero row, which do not see the mean that LayerNorm takes from all
+        rows.
+        """
         read[:, self.rows.zero.item()] = -read.sum(1)
 
     def _gate(self, read: Float[Tensor, "unit row"], only: Kind) -> None:

@@ -1,9 +1,11 @@
-"""Parameters of the construction: the constants of a constructed network, and what is measured on it.
+"""Parameters of the construction: the constants of a constructed network, and what is measured on
+it.
 
-The construction replaces three limits by large or small numbers (paper, section 3 and its appendix):
-attention that looks at one token only, a LayerNorm that changes nothing, and a GeLU that squares. Each
-number trades the error of the unfinished limit against floating-point rounding, so each has a best value
-for every dtype; `docs/construction.md` shows the measured table from which the defaults below come.
+The construction replaces three limits by large or small numbers (paper, section 3 and its
+appendix): attention that looks at one token only, a LayerNorm that changes nothing, and a GeLU that
+squares. Each number trades the error of the unfinished limit against floating-point rounding, so
+each has a best value for every dtype; `docs/construction.md` shows the measured table from which
+the defaults below come.
 """
 
 from typing import Annotated, Literal
@@ -18,16 +20,24 @@ Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
 
 class Constants(Config):
-    """The finite stand-ins for the three limits of the construction, and how far its gates reach."""
+    """The finite stand-ins for the three limits of the construction, and how far its gates
+    reach.
+    """
 
     saturation: PositiveFloat
-    """Score by which the attended token leads its neighbour: each neighbour leaks exp(-saturation)."""
+    """Score by which the attended token leads its neighbour: each neighbour leaks
+    exp(-saturation).
+    """
     padding: PositiveFloat
-    """N: the rows that hold +N and -N fix LayerNorm's scale up to |h|²/N² (√N plays this part in `div`)."""
+    """N: the rows that hold +N and -N fix LayerNorm's scale up to |h|²/N² (√N plays this part in
+    `div`).
+    """
     gelu_scale: PositiveFloat
     """Size at which numbers enter the GeLU when it squares them."""
     gate_range: PositiveFloat
-    """Largest number that a closed gate holds back; an open one errs by this times the dtype's epsilon."""
+    """Largest number that a closed gate holds back; an open one errs by this times the dtype's
+    epsilon.
+    """
 
 
 FLOAT64 = Constants(saturation=60.0, padding=1e14, gelu_scale=1e-6, gate_range=2**16)

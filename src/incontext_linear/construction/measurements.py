@@ -1,6 +1,8 @@
-"""What the theorems promise, measured on the built networks: sizes, and errors against the textbook.
+"""What the theorems promise, measured on the built networks: sizes, and errors against the
+textbook.
 
-Tables come out tidy, one measurement a row. The reference is always the textbook predictor in float64.
+Tables come out tidy, one measurement a row. The reference is always the textbook predictor in
+float64.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,7 +37,8 @@ class Measured(NamedTuple):
 
 
 class LatestExample:
-    """A predictor that is shown the latest example alone: the reference of the single-step programs.
+    """A predictor that is shown the latest example alone: the reference of the single-step
+    programs.
 
     Args:
         predictor: what predicts from that one example.
@@ -50,7 +53,10 @@ class LatestExample:
         """Predictions (B, n); ``[:, k]`` depends on ``xs[:, k-1:k+1]`` and ``ys[:, k-1]`` only."""
         predictions = torch.zeros_like(ys)
         if ys.shape[1] > 1:
-            pairs = xs.unfold(1, 2, 1).transpose(-1, -2), ys.unfold(1, 2, 1)  # (B, n-1, 2, d), (B, n-1, 2)
+            pairs = (
+                xs.unfold(1, 2, 1).transpose(-1, -2),
+                ys.unfold(1, 2, 1),
+            )  # (B, n-1, 2, d), (B, n-1, 2)
             after_one = self.predictor(*(part.flatten(0, 1).contiguous() for part in pairs))[:, 1]
             predictions[:, 1:] = after_one.unflatten(0, (len(ys), -1))
         return predictions
@@ -95,7 +101,9 @@ def relative_error(
 
 
 def size_table(config: ConstructionConfig) -> pd.DataFrame:
-    """Layers, distinct layers, hidden rows, heads, MLP width and parameters of every program and d."""
+    """Layers, distinct layers, hidden rows, heads, MLP width and parameters of every program and
+    d.
+    """
     table = []
     for name, measured in PROGRAMS.items():
         for dim in config.size_dims:
@@ -118,14 +126,20 @@ def size_table(config: ConstructionConfig) -> pd.DataFrame:
 
 
 def growth_table(sizes: pd.DataFrame) -> pd.DataFrame:
-    """How ``hidden_rows`` and ``mlp_width`` grow with d: fitted exponent, and fitted quadratic polynomial."""
+    """How ``hidden_rows`` and ``mlp_width`` grow with d: fitted exponent, and fitted quadratic
+    polynomial.
+    """
     table = []
     for name, rows in sizes.groupby("program", sort=False):
         dims = rows["dim"].to_numpy(dtype=float)
         for size in ("hidden_rows", "mlp_width"):
             counts = rows[size].to_numpy(dtype=float)
-            powers = dict(zip(("quadratic", "linear", "constant"), np.polyfit(dims, counts, 2), strict=True))
-            table.append({"program": name, "size": size, "exponent": fit_exponent(dims, counts), **powers})
+            powers = dict(
+                zip(("quadratic", "linear", "constant"), np.polyfit(dims, counts, 2), strict=True)
+            )
+            table.append(
+                {"program": name, "size": size, "exponent": fit_exponent(dims, counts), **powers}
+            )
     return pd.DataFrame(table)
 
 
@@ -143,7 +157,9 @@ def fit_exponent(dims: Float[np.ndarray, " size"], counts: Float[np.ndarray, " s
 
 
 def error_table(config: ConstructionConfig, seed: int) -> pd.DataFrame:
-    """Relative error of every program at every d, in float64 and float32, with the chosen constants."""
+    """Relative error of every program at every d, in float64 and float32, with the chosen
+    constants.
+    """
     table = []
     for dim in config.error_dims:
         prompts = _draw(config, dim, config.num_examples, config.num_prompts, seed)
@@ -155,8 +171,12 @@ def error_table(config: ConstructionConfig, seed: int) -> pd.DataFrame:
 
 
 def constants_table(config: ConstructionConfig, seed: int) -> pd.DataFrame:
-    """Relative error of every program while one constant varies and the others keep their chosen value."""
-    prompts = _draw(config, config.sweep_dim, config.sweep_num_examples, config.sweep_num_prompts, seed)
+    """Relative error of every program while one constant varies and the others keep their chosen
+    value.
+    """
+    prompts = _draw(
+        config, config.sweep_dim, config.sweep_num_examples, config.sweep_num_prompts, seed
+    )
     sweeps = {
         "saturation": config.saturations,
         "padding": config.paddings,
@@ -204,7 +224,9 @@ def measure(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Run on one thread: on matrices as small as these, threads wait for each other more than they work."""
+    """Run on one thread: on matrices as small as these, threads wait for each other more than they
+    work.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -249,5 +271,7 @@ def _draw(
     config: ConstructionConfig, dim: int, num_examples: int, num_prompts: int, seed: int
 ) -> tuple[Tensor, Tensor]:
     task = TaskConfig(dim=dim, num_examples=num_examples, noise_std=config.noise_std)
-    prompts = draw_prompts(task, num_prompts, seed, step=dim, stream="construction").to(torch.float64)
+    prompts = draw_prompts(task, num_prompts, seed, step=dim, stream="construction").to(
+        torch.float64
+    )
     return prompts.xs, prompts.ys

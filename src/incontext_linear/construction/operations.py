@@ -1,10 +1,13 @@
-"""The operations of the paper's proof (section 3.1): mov, mul, div and aff, each one transformer layer.
+"""The operations of the paper's proof (section 3.1): mov, mul, div and aff, each one transformer
+layer.
 
-An operation says which rows it reads and writes; `assembler` turns it into the weights of a `Block`.
-Attention carries ``mov``; the MLP carries ``mul`` and ``aff``; ``div`` uses both halves and the LayerNorm
-between them. Operations that use different halves, or that read the same input, may share one layer.
+An operation says which rows it reads and writes; `assembler` turns it into the weights of a
+`Block`. Attention carries ``mov``; the MLP carries ``mul`` and ``aff``; ``div`` uses both halves
+and the LayerNorm between them. Operations that use different halves, or that read the same input,
+may share one layer.
 
-Every operation overwrites its target rows (or adds to them, where it says so) and leaves all others.
+Every operation overwrites its target rows (or adds to them, where it says so) and leaves all
+others.
 """
 
 from dataclasses import dataclass
@@ -19,7 +22,9 @@ Kind = Literal["x", "y"]
 
 
 class Look(NamedTuple):
-    """Where a token's attention goes: so many tokens back; None: equally to every y-token it sees."""
+    """Where a token's attention goes: so many tokens back; None: equally to every y-token it
+    sees.
+    """
 
     x: int | None
     y: int | None
@@ -30,7 +35,9 @@ EVERY_Y = Look(None, None)
 
 
 class Copy(NamedTuple):
-    """Attention's part: add ``gain`` times the source rows of the attended column to the target rows."""
+    """Attention's part: add ``gain`` times the source rows of the attended column to the target
+    rows.
+    """
 
     look: Look
     source: np.ndarray
@@ -120,8 +127,8 @@ class Layer:
 def mov(source: Rows, target: Rows, *, x: int = 0, y: int = 0) -> Operation:
     """Write the source rows of an earlier column into the target rows: every column t, at once.
 
-    An x-token reads the column ``x`` tokens back and a y-token the column ``y`` tokens back; 0 is its own
-    column. Where that column lies before the prompt, the first column stands in for it.
+    An x-token reads the column ``x`` tokens back and a y-token the column ``y`` tokens back; 0 is
+    its own column. Where that column lies before the prompt, the first column stands in for it.
 
     Args:
         source: rows read, (a, b).
@@ -148,16 +155,20 @@ def average(source: Rows, target: Rows) -> Operation:
     return Operation("average", copies=_copies(EVERY_Y, source, target, "average"))
 
 
-def mul(left: Rows, right: Rows, target: Rows, *, scale: float = 1.0, add: bool = False) -> Operation:
+def mul(
+    left: Rows, right: Rows, target: Rows, *, scale: float = 1.0, add: bool = False
+) -> Operation:
     """Write ``scale`` times the matrix product of two registers; sums are the MLP's own.
 
-    It acts in every column: squares are taken of numbers too small to add a gate to without rounding. Where a
-    product must not act, let one of its factors be 0 (`aff` can clear rows in one kind of token).
+    It acts in every column: squares are taken of numbers too small to add a gate to without
+    rounding. Where a product must not act, let one of its factors be 0 (`aff` can clear rows in one
+    kind of token).
 
     Args:
         left: rows read, (a, b).
         right: rows read, (b, c).
-        target: rows written, (a, c); if symmetric, so must the product be, and each row is written once.
+        target: rows written, (a, c); if symmetric, so must the product be, and each row is written
+            once.
         scale: a constant factor.
         add: add to the target instead of overwriting it.
 
@@ -199,7 +210,9 @@ def aff(
     for weight, source in terms:
         matrix = weight * np.eye(source.size) if np.isscalar(weight) else np.asarray(weight)
         if matrix.shape != (target.size, source.size):
-            raise ValueError(f"aff cannot map {source.size} rows to {target.size} by a matrix {matrix.shape}")
+            raise ValueError(
+                f"aff cannot map {source.size} rows to {target.size} by a matrix {matrix.shape}"
+            )
         matrices.append(matrix[first])
         sources.append(source.ravel())
     linear = Linear(np.hstack(matrices), np.concatenate(sources), written, bias, only)
@@ -207,7 +220,8 @@ def aff(
 
 
 def div(numerator: Rows, denominator: Rows, target: Rows) -> Operation:
-    """Write the numerator rows divided by the (positive) denominator row, through LayerNorm's normaliser.
+    """Write the numerator rows divided by the (positive) denominator row, through LayerNorm's
+    normaliser.
 
     Args:
         numerator: rows read, (a, b).
@@ -218,17 +232,23 @@ def div(numerator: Rows, denominator: Rows, target: Rows) -> Operation:
         ValueError: if the shapes do not fit, or the target overlaps what is read.
     """
     if denominator.size != 1 or numerator.shape != target.shape:
-        raise ValueError(f"div cannot write {numerator.shape} / {denominator.shape} to {target.shape}")
+        raise ValueError(
+            f"div cannot write {numerator.shape} / {denominator.shape} to {target.shape}"
+        )
     if np.isin(target, [*numerator.ravel(), *denominator.ravel()]).any():
         raise ValueError("div cannot write to rows that it reads")
     quotient = Linear(np.eye(numerator.size), numerator.ravel(), target.ravel(), 0.0, None)
     # Attention clears the target: behind it, in the MLP, the old content would be read divided.
     clear = Copy(SELF, target.ravel(), target.ravel(), -1.0)
-    return Operation("div", copies=(clear,), linears=(quotient,), denominator=int(denominator.item()))
+    return Operation(
+        "div", copies=(clear,), linears=(quotient,), denominator=int(denominator.item())
+    )
 
 
 def _copies(look: Look, source: Rows, target: Rows, name: str) -> tuple[Copy, Copy]:
-    """One head brings the new rows; another, which looks at its own column, takes the old ones away."""
+    """One head brings the new rows; another, which looks at its own column, takes the old ones
+    away.
+    """
     if source.shape != target.shape:
         raise ValueError(f"{name} cannot write {source.shape} to {target.shape}")
     written, first = np.unique(target, return_index=True)

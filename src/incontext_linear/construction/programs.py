@@ -1,13 +1,13 @@
 """The theorems of the paper (section 3, proofs in its appendix) as programs, and their repetition.
 
-Each function lists the proof's lines in order and returns a `Transformer` that carries them out. All
-programs act on every column at once, so one forward pass predicts every prefix.
+Each function lists the proof's lines in order and returns a `Transformer` that carries them out.
+All programs act on every column at once, so one forward pass predicts every prefix.
 
-Single steps (`gradient_step`, `sherman_morrison`) give each operation its own layer, as the proofs do.
-Whole prompts (`one_pass_sgd`, `ridge`) repeat one update. Each repetition lets every y-token take the state
-two tokens back, from the y-token of the example before, and update it with its own example; after k
-repetitions the k-th y-token holds the state after k examples, and stays there. The repeated layers are the
-same `Block` objects, so memory does not grow with the prompt.
+Single steps (`gradient_step`, `sherman_morrison`) give each operation its own layer, as the proofs
+do. Whole prompts (`one_pass_sgd`, `ridge`) repeat one update. Each repetition lets every y-token
+take the state two tokens back, from the y-token of the example before, and update it with its own
+example; after k repetitions the k-th y-token holds the state after k examples, and stays there. The
+repeated layers are the same `Block` objects, so memory does not grow with the prompt.
 """
 
 from collections.abc import Sequence
@@ -34,8 +34,8 @@ def gradient_step(
 ) -> ConstructedTransformer:
     """Theorem 1: one step w' = w - 2α(x wᵀx - y x + λw) on one example, and w'ᵀx at the next x.
 
-    The example is the latest one before the prediction: ``predictions[:, k]`` takes the step on example k
-    alone (counting from 1), and ``predictions[:, 0]`` is wᵀx.
+    The example is the latest one before the prediction: ``predictions[:, k]`` takes the step on
+    example k alone (counting from 1), and ``predictions[:, 0]`` is wᵀx.
 
     Args:
         dim: d.
@@ -43,7 +43,8 @@ def gradient_step(
         step_size: α.
         penalty: λ, the weight decay.
         initial_weights: w, length d; None: 0.
-        constants: saturation, padding, GeLU scale and the gates' range; None: those chosen for the dtype.
+        constants: saturation, padding, GeLU scale and the gates' range; None: those chosen for the
+            dtype.
         dtype: of the weights.
 
     Raises:
@@ -59,11 +60,15 @@ def gradient_step(
         Layer("wᵀx", mul(r.w.T, r.x, r.residual)),
         Layer("wᵀx − y", aff(r.residual, (-1.0, r.y), add=True)),
         Layer("x(wᵀx − y)", mul(r.x, r.residual, r.gradient)),
-        Layer("w' = (1 − 2αλ)w − 2αx(wᵀx − y)", aff(r.w, (shrink, r.w), (-rate, r.gradient), only="y")),
+        Layer(
+            "w' = (1 − 2αλ)w − 2αx(wᵀx − y)", aff(r.w, (shrink, r.w), (-rate, r.gradient), only="y")
+        ),
         Layer("w' → the next x-token", mov(r.w, r.w, x=1)),
         Layer("w'ᵀx", mul(r.w.T, r.x, r.prediction)),
     ]
-    return ConstructedTransformer(Program(dim, num_examples, r, layers, {"w": start}), constants, dtype)
+    return ConstructedTransformer(
+        Program(dim, num_examples, r, layers, {"w": start}), constants, dtype
+    )
 
 
 def sherman_morrison(
@@ -75,22 +80,24 @@ def sherman_morrison(
     constants: Constants | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> ConstructedTransformer:
-    """Theorem 2: one update of A⁻¹ = I/λ to (A + x xᵀ)⁻¹, the ridge weights w', and w'ᵀx at the next x.
+    """Theorem 2: one update of A⁻¹ = I/λ to (A + x xᵀ)⁻¹, the ridge weights w', and w'ᵀx at the
+    next x.
 
-    The rows hold λA⁻¹, not A⁻¹: its entries stay at most 1 however small λ is, so products lose less. With
-    u = λA⁻¹x, the update A⁻¹ - A⁻¹x xᵀA⁻¹/(1 + xᵀA⁻¹x), times λ, is λA⁻¹ - g uᵀ with the gain
-    g = u/(λ + xᵀu). This gain is (A + x xᵀ)⁻¹x, so the ridge weights move by g(y - wᵀx): (A + x xᵀ)⁻¹y x
-    for w = 0.
+    The rows hold λA⁻¹, not A⁻¹: its entries stay at most 1 however small λ is, so products lose
+    less. With u = λA⁻¹x, the update A⁻¹ - A⁻¹x xᵀA⁻¹/(1 + xᵀA⁻¹x), times λ, is λA⁻¹ - g uᵀ with the
+    gain g = u/(λ + xᵀu). This gain is (A + x xᵀ)⁻¹x, so the ridge weights move by g(y - wᵀx): (A +
+    x xᵀ)⁻¹y x for w = 0.
 
-    The example is the latest one before the prediction, as in `gradient_step`. With an initial w the
-    penalty is λ‖w' - w‖²: shrinkage towards w instead of 0.
+    The example is the latest one before the prediction, as in `gradient_step`. With an initial w
+    the penalty is λ‖w' - w‖²: shrinkage towards w instead of 0.
 
     Args:
         dim: d.
         num_examples: n, the longest prompt.
         penalty: λ.
         initial_weights: w, length d; None: 0.
-        constants: saturation, padding, GeLU scale and the gates' range; None: those chosen for the dtype.
+        constants: saturation, padding, GeLU scale and the gates' range; None: those chosen for the
+            dtype.
         dtype: of the weights.
 
     Raises:
@@ -104,10 +111,15 @@ def sherman_morrison(
         Layer("u = λA⁻¹x", mul(r.inverse, r.x, r.direction)),
         Layer("xᵀu", mul(r.x.T, r.direction, r.denominator)),
         Layer(
-            "λ + xᵀu; u = 0 in x-tokens", aff(r.denominator, bias=penalty, add=True), _clear_x(r.direction)
+            "λ + xᵀu; u = 0 in x-tokens",
+            aff(r.denominator, bias=penalty, add=True),
+            _clear_x(r.direction),
         ),
         Layer("g = u / (λ + xᵀu)", div(r.direction, r.denominator, r.gain)),
-        Layer("λ(A + x xᵀ)⁻¹ = λA⁻¹ − g uᵀ", mul(r.gain, r.direction.T, r.inverse, scale=-1.0, add=True)),
+        Layer(
+            "λ(A + x xᵀ)⁻¹ = λA⁻¹ − g uᵀ",
+            mul(r.gain, r.direction.T, r.inverse, scale=-1.0, add=True),
+        ),
         Layer("wᵀx", mul(r.w.T, r.x, r.residual)),
         Layer("y − wᵀx", aff(r.residual, (1.0, r.y), (-1.0, r.residual))),
         Layer("w' = w + g(y − wᵀx)", mul(r.gain, r.residual, r.w, add=True)),
@@ -127,14 +139,16 @@ def one_pass_sgd(
     constants: Constants | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> ConstructedTransformer:
-    """Theorem 1 repeated over all examples: stochastic gradient descent from 0, one example at a time.
+    """Theorem 1 repeated over all examples: stochastic gradient descent from 0, one example at a
+    time.
 
     Args:
         dim: d.
         num_examples: n, the longest prompt; the depth is 2n.
         step_size: α.
         penalty: λ, the weight decay.
-        constants: saturation, padding, GeLU scale and the gates' range; None: those chosen for the dtype.
+        constants: saturation, padding, GeLU scale and the gates' range; None: those chosen for the
+            dtype.
         dtype: of the weights.
 
     Raises:
@@ -176,7 +190,8 @@ def ridge(
         dim: d.
         num_examples: n, the longest prompt; the depth is 4n - 2.
         penalty: λ.
-        constants: saturation, padding, GeLU scale and the gates' range; None: those chosen for the dtype.
+        constants: saturation, padding, GeLU scale and the gates' range; None: those chosen for the
+            dtype.
         dtype: of the weights.
 
     Raises:
@@ -223,11 +238,12 @@ def gradient_descent(
     constants: Constants | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> ConstructedTransformer:
-    """Batch gradient descent from 0: m steps w - 2α(XᵀXw - Xᵀy + λw), over all examples of each prefix.
+    """Batch gradient descent from 0: m steps w - 2α(XᵀXw - Xᵀy + λw), over all examples of each
+    prefix.
 
-    Attention averages x xᵀ and y x over the y-tokens seen; multiplied by their number k (the position
-    vectors hold k/n, a number of ordinary size), these are XᵀX and Xᵀy, and every column descends on its
-    own. The depth is m + 4, whatever the length of the prompt.
+    Attention averages x xᵀ and y x over the y-tokens seen; multiplied by their number k (the
+    position vectors hold k/n, a number of ordinary size), these are XᵀX and Xᵀy, and every column
+    descends on its own. The depth is m + 4, whatever the length of the prompt.
 
     Args:
         dim: d.
@@ -235,7 +251,8 @@ def gradient_descent(
         step_size: α.
         num_steps: m.
         penalty: λ.
-        constants: saturation, padding, GeLU scale and the gates' range; None: those chosen for the dtype.
+        constants: saturation, padding, GeLU scale and the gates' range; None: those chosen for the
+            dtype.
         dtype: of the weights.
 
     Raises:
@@ -264,7 +281,9 @@ def gradient_descent(
         Layer("wᵀx", mul(r.w.T, r.x, r.prediction)),
     ]
     seen = np.arange(1, 2 * num_examples) // 2  # y-tokens up to and including each token
-    program = Program(dim, num_examples, r, layers, {"fraction": seen[:, None, None] / num_examples})
+    program = Program(
+        dim, num_examples, r, layers, {"fraction": seen[:, None, None] / num_examples}
+    )
     return ConstructedTransformer(program, constants, dtype)
 
 

@@ -1,7 +1,10 @@
-"""Names for the rows of the hidden matrix, so that a program reads like the proof and not like indices.
+"""Names for the rows of the hidden matrix, so that a program reads like the proof and not like
+indices.
 
-A register is an array of row numbers, shaped like the matrix that those rows hold: ``rows.x`` is (d, 1),
-``rows.x.T`` is the same rows read as xᵀ, and a symmetric register lists each row below the diagonal twice.
+A register is an array of row numbers, shaped like the matrix that those rows hold: ``rows.x`` is
+(d, 1),
+``rows.x.T`` is the same rows read as xᵀ, and a symmetric register lists each row below the diagonal
+twice.
 """
 
 from collections.abc import Iterator
@@ -18,7 +21,9 @@ def column(size: int) -> Rows:
 
 
 def symmetric(size: int) -> Rows:
-    """A register that holds a symmetric matrix in size·(size+1)/2 rows: row numbers (size, size)."""
+    """A register that holds a symmetric matrix in size·(size+1)/2 rows: row numbers (size,
+    size).
+    """
     rows = np.zeros((size, size), dtype=int)
     upper = np.triu_indices(size)
     rows[upper] = np.arange(len(upper[0]))
@@ -28,9 +33,10 @@ def symmetric(size: int) -> Rows:
 class Registers:
     """The layout of a program's hidden matrix: the reserved rows first, then the program's own.
 
-    Reserved are ``zero`` and ``ground`` (always 0), ``is_x`` and ``is_y`` (what kind of token the column is),
-    ``position_x`` and ``position_y`` (cos θ_t, sin θ_t, in x-tokens and in y-tokens), ``padding`` (+N, -N)
-    and ``divisor`` (scratch of `div`).
+    Reserved are ``zero`` and ``ground`` (always 0), ``is_x`` and ``is_y`` (what kind of token the
+    column is),
+    ``position_x`` and ``position_y`` (cos θ_t, sin θ_t, in x-tokens and in y-tokens), ``padding``
+    (+N, -N) and ``divisor`` (scratch of `div`).
 
     Args:
         registers: each register's shape, as made by `column` and `symmetric`.

@@ -24,8 +24,8 @@ class Predictor(Protocol):
 
         Returns:
             (B, n) in the dtype and on the device of the input; ``[:, k]`` uses ``xs[:, :k+1]`` and
-            ``ys[:, :k]`` only. With no example seen it is the prediction under the prior mean of w: 0,
-            unless the prior is a finite pool.
+            ``ys[:, :k]`` only. With no example seen it is the prediction under the prior mean of w:
+            0, unless the prior is a finite pool.
         """
         ...
 
@@ -33,15 +33,17 @@ class Predictor(Protocol):
 class LinearPredictor(ABC):
     """A predictor whose prediction is a linear map ŵᵀx of the query, ŵ fitted to the prefix.
 
-    A subclass gives `weights`; the predictions follow. They are summed in float64 and rounded to the
-    input's dtype once, at the end, so that float32 input loses nothing to the algorithm.
+    A subclass gives `weights`; the predictions follow. They are summed in float64 and rounded to
+    the input's dtype once, at the end, so that float32 input loses nothing to the algorithm.
     """
 
     @abstractmethod
     def weights(
         self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
     ) -> Float[Tensor, "batch example dim"]:
-        """Fitted weights (B, n, d); ``[:, k]`` is fitted to the first k examples, ``[:, 0]`` to none."""
+        """Fitted weights (B, n, d); ``[:, k]`` is fitted to the first k examples, ``[:, 0]`` to
+        none.
+        """
 
     def __call__(
         self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
@@ -49,7 +51,8 @@ class LinearPredictor(ABC):
         """Predictions (B, n), as `Predictor` defines them.
 
         Raises:
-            ValueError: if the prompts have wrong shapes, dtypes or devices, or values that are not finite.
+            ValueError: if the prompts have wrong shapes, dtypes or devices, or values that are not
+                finite.
         """
         check_prompts(xs, ys)
         wide = widen(xs)

@@ -1,9 +1,9 @@
 """What every predictor does to its prompts: check them, widen them to float64, take them in chunks.
 
-Why chunks: the working memory of a fit (a d×d matrix a prompt, say) then stays in the cache of a CPU,
-and bounded however many prompts there are. Why batch-last: with prompts along the innermost axis, one
-rank-one update of all prompts is a single element-wise operation over contiguous memory, which on a CPU
-is several times faster than one small matrix product a prompt.
+Why chunks: the working memory of a fit (a d×d matrix a prompt, say) then stays in the cache of a
+CPU, and bounded however many prompts there are. Why batch-last: with prompts along the innermost
+axis, one rank-one update of all prompts is a single element-wise operation over contiguous memory,
+which on a CPU is several times faster than one small matrix product a prompt.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,8 @@ from torch import Tensor
 
 ALLOWED_DTYPES = (torch.float32, torch.float64)
 
-# Bytes of working memory in one chunk: what the cache of one CPU core holds, and enough to fill a GPU.
+# Bytes of working memory in one chunk: what the cache of one CPU core holds, and enough to fill a
+# GPU.
 CPU_CHUNK_BYTES = 2**19
 GPU_CHUNK_BYTES = 2**28
 
@@ -22,7 +23,8 @@ GPU_CHUNK_BYTES = 2**28
 def check_prompts(xs: Tensor, ys: Tensor) -> None:
     """Refuse prompts that no predictor can answer.
 
-    Values of xs are checked, and of all ys but the last: that one is never read, and may be anything.
+    Values of xs are checked, and of all ys but the last: that one is never read, and may be
+        anything.
 
     Raises:
         ValueError: on wrong dtypes, shapes or devices, or values that are not finite.
@@ -30,16 +32,20 @@ def check_prompts(xs: Tensor, ys: Tensor) -> None:
     for name, tensor in (("xs", xs), ("ys", ys)):
         if tensor.dtype not in ALLOWED_DTYPES:
             raise ValueError(
-                f"{name} is {tensor.dtype}; predictors take torch.float32 and torch.float64, since fewer "
+                f"{name} is {tensor.dtype}; predictors take torch.float32 and torch.float64, since "
+                "fewer "
                 "digits cannot hold a fit: cast first, as in xs.float()"
             )
     if xs.ndim != 3 or ys.shape != xs.shape[:2] or 0 in xs.shape[1:]:
         raise ValueError(
-            f"xs has shape {tuple(xs.shape)} and ys {tuple(ys.shape)}; allowed are (B, n, d) and (B, n) "
+            f"xs has shape {tuple(xs.shape)} and ys {tuple(ys.shape)}; allowed are (B, n, d) and "
+            "(B, n) "
             "with n and d at least 1"
         )
     if xs.dtype != ys.dtype or xs.device != ys.device:
-        raise ValueError(f"xs is {xs.dtype} on {xs.device}, ys {ys.dtype} on {ys.device}; both must agree")
+        raise ValueError(
+            f"xs is {xs.dtype} on {xs.device}, ys {ys.dtype} on {ys.device}; both must agree"
+        )
     for name, tensor in (("xs", xs), ("ys", ys[:, :-1])):
         if not _all_finite(tensor):
             raise ValueError(f"{name} holds values that are not finite (NaN or infinity)")
@@ -53,19 +59,23 @@ def check_queries(xs: Tensor, queries: Tensor) -> None:
     """
     if queries.ndim != 3 or queries.shape[::2] != xs.shape[::2]:
         raise ValueError(
-            f"queries have shape {tuple(queries.shape)}; allowed is (B, Q, d) with B={xs.shape[0]} and "
+            f"queries have shape {tuple(queries.shape)}; allowed is (B, Q, d) with B={xs.shape[0]} "
+            "and "
             f"d={xs.shape[2]}, those of xs"
         )
     if queries.dtype != xs.dtype or queries.device != xs.device:
         raise ValueError(
-            f"queries are {queries.dtype} on {queries.device}, xs {xs.dtype} on {xs.device}; both must agree"
+            f"queries are {queries.dtype} on {queries.device}, xs {xs.dtype} on {xs.device}; both "
+            "must agree"
         )
     if not _all_finite(queries):
         raise ValueError("queries hold values that are not finite (NaN or infinity)")
 
 
 def _all_finite(tensor: Tensor) -> bool:
-    """Whether no value is NaN or infinite: their sum shows it fast, unless finite values overflow in it."""
+    """Whether no value is NaN or infinite: their sum shows it fast, unless finite values overflow
+    in it.
+    """
     return bool(tensor.detach().sum().isfinite() or tensor.isfinite().all())
 
 
@@ -75,12 +85,16 @@ def widen(tensor: Tensor) -> Tensor:
 
 
 def needs_grad(*tensors: Tensor) -> bool:
-    """Whether autograd records what is done to these tensors, so that buffers must not be reused."""
+    """Whether autograd records what is done to these tensors, so that buffers must not be
+    reused.
+    """
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def prompts_per_chunk(values_per_prompt: int, device: torch.device) -> int:
-    """How many prompts to fit at once when each needs this many float64 values of working memory."""
+    """How many prompts to fit at once when each needs this many float64 values of working
+    memory.
+    """
     budget = CPU_CHUNK_BYTES if device.type == "cpu" else GPU_CHUNK_BYTES
     return max(1, budget // (8 * values_per_prompt))
 
@@ -98,8 +112,12 @@ def in_chunks(fit: Callable[..., Tensor], values_per_prompt: int, *tensors: Tens
     return results[0] if len(results) == 1 else torch.cat(results)
 
 
-def in_chunks_batch_last(fit: Callable[..., Tensor], values_per_prompt: int, *tensors: Tensor) -> Tensor:
-    """As `in_chunks`, for a ``fit`` that takes and returns the prompts along the last axis, (…, B)."""
+def in_chunks_batch_last(
+    fit: Callable[..., Tensor], values_per_prompt: int, *tensors: Tensor
+) -> Tensor:
+    """As `in_chunks`, for a ``fit`` that takes and returns the prompts along the last axis, (…,
+    B).
+    """
 
     def fit_batch_first(*chunk: Tensor) -> Tensor:
         fitted = fit(*map(_batch_last, chunk))
@@ -113,12 +131,15 @@ def _batch_last(tensor: Float[Tensor, "batch ..."]) -> Float[Tensor, "... batch"
 
 
 def _transpose(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "columns rows"]:
-    """Transposed and contiguous; of two axes only, for which PyTorch has a copy that minds the cache."""
+    """Transposed and contiguous; of two axes only, for which PyTorch has a copy that minds the
+    cache.
+    """
     return matrix.T.contiguous()
 
 
 def sums_before(terms: Float[Tensor, "batch seen ..."]) -> Float[Tensor, "batch example ..."]:
-    """Sums of the first 0, 1, …, n−1 terms (B, n, …), of the n−1 terms that a prediction may have seen.
+    """Sums of the first 0, 1, …, n−1 terms (B, n, …), of the n−1 terms that a prediction may have
+    seen.
 
     The last example has no term: its label may be anything, also for the gradient.
     """

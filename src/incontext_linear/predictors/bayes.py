@@ -16,7 +16,8 @@ from incontext_linear.predictors.validation import Number, check_real
 class BayesPosteriorMean(PenalizedLeastSquares):
     """Posterior mean of w ~ N(0, τ²I) under noise N(0, σ²): ridge with penalty σ²/τ².
 
-    The minimum-risk predictor of the paper's section 4; without noise it is minimum-norm least squares.
+    The minimum-risk predictor of the paper's section 4; without noise it is minimum-norm least
+    squares.
     Cost and accuracy: those of `Ridge`.
 
     Args:
@@ -41,10 +42,12 @@ class BayesPosteriorMean(PenalizedLeastSquares):
 
 @dataclass(frozen=True, eq=False)
 class DiscreteMMSE(LinearPredictor):
-    """Posterior mean of a w drawn from a finite pool, all equally likely (Raventós et al. 2023, equation 3).
+    """Posterior mean of a w drawn from a finite pool, all equally likely (Raventós et al. 2023,
+    equation 3).
 
-    w = Σᵢ wᵢ exp(−‖y − Xwᵢ‖²/2σ²) / Σᵢ exp(−‖y − Xwᵢ‖²/2σ²). With no example seen it is the mean of the pool;
-    with σ = 0, the limit: the mean of those members of the pool whose squared error is the least.
+    w = Σᵢ wᵢ exp(−‖y − Xwᵢ‖²/2σ²) / Σᵢ exp(−‖y − Xwᵢ‖²/2σ²). With no example seen it is the mean of
+    the pool; with σ = 0, the limit: the mean of those members of the pool whose squared error is
+    the least.
     Cost: O(B n P d) time for a pool of P; memory O(B n d), and O(P) a prompt of a chunk beside it.
 
     Args:
@@ -60,9 +63,16 @@ class DiscreteMMSE(LinearPredictor):
 
     def __post_init__(self) -> None:
         pool = self.task_pool
-        if not isinstance(pool, Tensor) or pool.ndim != 2 or not len(pool) or not pool.isfinite().all():
+        if (
+            not isinstance(pool, Tensor)
+            or pool.ndim != 2
+            or not len(pool)
+            or not pool.isfinite().all()
+        ):
             given = tuple(pool.shape) if isinstance(pool, Tensor) else type(pool).__name__
-            raise ValueError(f"task_pool ({given}) must be a tensor (P, d) of finite numbers, with P ≥ 1")
+            raise ValueError(
+                f"task_pool ({given}) must be a tensor (P, d) of finite numbers, with P ≥ 1"
+            )
         check_real("noise_std", self.noise_std)
 
     def weights(

@@ -21,8 +21,8 @@ from incontext_linear.predictors.validation import Number, check_integer, check_
 class GradientDescent(LinearPredictor):
     """Full-batch descent on ‖Xw − y‖² + λ‖w‖²: w ← w − 2α(XᵀXw − Xᵀy + λw), num_steps times.
 
-    Cost: O(B n d) time for one step, O(B n d² num_steps) for more; memory O(B n d), and O(n d²) a prompt
-    of a chunk beside it.
+    Cost: O(B n d) time for one step, O(B n d² num_steps) for more; memory O(B n d), and O(n d²) a
+    prompt of a chunk beside it.
 
     Args:
         step_size: α > 0.

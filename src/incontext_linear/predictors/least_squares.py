@@ -1,18 +1,22 @@
 """Least squares, penalised or not, at every prefix of every prompt in O(n d²) a prompt.
 
 The paper's Theorem 2 takes in one example by the Sherman–Morrison formula,
-(A + x xᵀ)⁻¹ = A⁻¹ − A⁻¹x xᵀA⁻¹ / (1 + xᵀA⁻¹x). This file carries that recursion out in a form that keeps
-its digits, and that has no least penalty: 0 is the minimum-norm solution X⁺y, for fewer than d examples too.
+(A + x xᵀ)⁻¹ = A⁻¹ − A⁻¹x xᵀA⁻¹ / (1 + xᵀA⁻¹x). This file carries that recursion out in a form that
+keeps
+its digits, and that has no least penalty: 0 is the minimum-norm solution X⁺y, for fewer than d
+examples too.
 
-Two changes make it so. A⁻¹ is held as T Tᵀ and T is updated (Potter 1963): an ill-conditioned prefix, such
-as k = d, then costs the later ones a factor κ(X) in accuracy, not κ(X)². And T lives in the row space
-of X only, where A⁻¹ is bounded for any penalty; the part of a new x outside that space, ρq with unit q,
-enlarges it (Greville 1960). With s = √penalty, f = Tᵀx and b² = s²(1 + fᵀf) + ρ², one example does
+Two changes make it so. A⁻¹ is held as T Tᵀ and T is updated (Potter 1963): an ill-conditioned
+prefix, such as k = d, then costs the later ones a factor κ(X) in accuracy, not κ(X)². And T lives
+in the row space of X only, where A⁻¹ is bounded for any penalty; the part of a new x outside that
+space, ρq with unit q, enlarges it (Greville 1960). With s = √penalty, f = Tᵀx and b² = s²(1 + fᵀf)
++ ρ², one example does
 
     gain = (s²Tf + ρq) / b²                                 w ← w + gain (y − xᵀw)
     T ← T − (s²Tf + ρq) fᵀ / (b(b+s)) + ((s(1+fᵀf) + b) q − sρ Tf) qᵀ / (b(b+s))
 
-where nothing cancels as s → 0. An x inside the row space has ρ = 0 and the same formulae with s = 1.
+where nothing cancels as s → 0. An x inside the row space has ρ = 0 and the same formulae with s =
+1.
 """
 
 from abc import abstractmethod
@@ -33,7 +37,8 @@ class _Recursion:
 
     Attributes:
         root: T (d, d, B), with T Tᵀ = (XᵀX + penalty I)⁻¹ on the row space of X and 0 outside it.
-        outside: the projector (d, d, B) on what is orthogonal to the row space; None once that is nothing.
+        outside: the projector (d, d, B) on what is orthogonal to the row space; None once that is
+            nothing.
         rank: dimensions of the row space (B,).
         energy: squared Frobenius norm of X (B,).
         blur: how much larger than rounding the error of the row space may be, squared (B,).
@@ -43,7 +48,9 @@ class _Recursion:
         dim, batch = xs.shape[1:]
         self.penalty = penalty
         self.root = xs.new_zeros(dim, dim, batch)
-        self.outside = torch.eye(dim, dtype=xs.dtype, device=xs.device)[..., None].repeat(1, 1, batch)
+        self.outside = torch.eye(dim, dtype=xs.dtype, device=xs.device)[..., None].repeat(
+            1, 1, batch
+        )
         self.rank = xs.new_zeros(batch)
         self.energy = xs.new_zeros(batch)
         self.blur = xs.new_ones(batch)
@@ -65,10 +72,12 @@ class _Recursion:
     def _new_direction(
         self, x: Float[Tensor, "dim batch"], leverage: Float[Tensor, " batch"]
     ) -> tuple[Float[Tensor, "dim batch"], Bool[Tensor, " batch"]]:
-        """The unit part q of x outside the row space, and whether x has one; q is 0 where it has not.
+        """The unit part q of x outside the row space, and whether x has one; q is 0 where it has
+        not.
 
-        A unit q carries the rounding of all of X that it took to make x, which is f, magnified by 1/ρ. A part
-        of a later x that is no larger than what the row space so got wrong is rounding too.
+        A unit q carries the rounding of all of X that it took to make x, which is f, magnified by
+        1/ρ. A part of a later x that is no larger than what the row space so got wrong is rounding
+        too.
         """
         dim = x.shape[0]
         remainder = self._product(self.outside, x, 1)
@@ -81,9 +90,15 @@ class _Recursion:
             independent = squared > resolution**2 * (spread + self.blur * size)
             independent &= self.rank < dim
             self.rank = self.rank + independent
-            self.blur = torch.where(independent, torch.maximum(self.blur, spread / squared), self.blur)
-        direction = torch.where(independent, remainder * torch.where(independent, squared, 1).rsqrt(), 0)
-        direction = self._product(self.outside, direction, 1)  # again: the first projection rounds to ‖x‖
+            self.blur = torch.where(
+                independent, torch.maximum(self.blur, spread / squared), self.blur
+            )
+        direction = torch.where(
+            independent, remainder * torch.where(independent, squared, 1).rsqrt(), 0
+        )
+        direction = self._product(
+            self.outside, direction, 1
+        )  # again: the first projection rounds to ‖x‖
         squared = torch.where(independent, (direction * direction).sum(0), 1)
         return direction * squared.rsqrt(), independent
 
@@ -96,7 +111,9 @@ class _Recursion:
         direction: Float[Tensor, "dim batch"],
         independent: Bool[Tensor, " batch"],
     ) -> Float[Tensor, "dim batch"]:
-        """The general step of the module's docstring; `gain` holds its short form for a full row space."""
+        """The general step of the module's docstring; `gain` holds its short form for a full row
+        space.
+        """
         one = torch.ones_like(leverage)
         penalty = torch.where(independent, self.penalty, one)
         s = torch.where(independent, self.penalty**0.5, one)
@@ -140,7 +157,9 @@ def _run(
 
 
 class PenalizedLeastSquares(LinearPredictor):
-    """What `OrdinaryLeastSquares`, `Ridge` and `BayesPosteriorMean` share; each gives its penalty."""
+    """What `OrdinaryLeastSquares`, `Ridge` and `BayesPosteriorMean` share; each gives its
+    penalty.
+    """
 
     @abstractmethod
     def squared_norm_penalty(self) -> float:
@@ -150,13 +169,17 @@ class PenalizedLeastSquares(LinearPredictor):
         self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
     ) -> Float[Tensor, "batch example dim"]:
         """Fitted weights (B, n, d), as `LinearPredictor.weights` defines them."""
-        return self._answer(xs, ys, lambda xs, ys: torch.stack(_run(xs, ys, self.squared_norm_penalty())[0]))
+        return self._answer(
+            xs, ys, lambda xs, ys: torch.stack(_run(xs, ys, self.squared_norm_penalty())[0])
+        )
 
     def __call__(
         self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
     ) -> Float[Tensor, "batch example"]:
         """Predictions (B, n), as `Predictor` defines them."""
-        return self._answer(xs, ys, lambda xs, ys: torch.stack(_run(xs, ys, self.squared_norm_penalty())[1]))
+        return self._answer(
+            xs, ys, lambda xs, ys: torch.stack(_run(xs, ys, self.squared_norm_penalty())[1])
+        )
 
     def _answer(self, xs: Tensor, ys: Tensor, fit: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         check_prompts(xs, ys)
@@ -165,13 +188,15 @@ class PenalizedLeastSquares(LinearPredictor):
 
 @dataclass(frozen=True)
 class Ridge(PenalizedLeastSquares):
-    """Ridge regression, (XᵀX + λI)⁻¹Xᵀy (paper, section 3), by a square-root Sherman–Morrison recursion.
+    """Ridge regression, (XᵀX + λI)⁻¹Xᵀy (paper, section 3), by a square-root Sherman–Morrison
+    recursion.
 
     Any penalty ≥ 0 is met to the same accuracy; 0 gives minimum-norm least squares, the limit.
     Cost: O(B n d²) time, O(B n d) memory for the result and O(d²) a prompt of a chunk beside it.
 
-    Accuracy, in float64: the relative error of a prediction is some 1e-15 times the largest condition number
-    that any prefix up to this one has had, where zero singular values do not count.
+    Accuracy, in float64: the relative error of a prediction is some 1e-15 times the largest
+    condition number that any prefix up to this one has had, where zero singular values do not
+    count.
 
     Args:
         penalty: λ ≥ 0.
@@ -192,15 +217,18 @@ class Ridge(PenalizedLeastSquares):
 
 @dataclass(frozen=True)
 class OrdinaryLeastSquares(PenalizedLeastSquares):
-    """Least squares of minimum norm: X⁺y (paper, section 3), the limit of `Ridge` as its penalty vanishes.
+    """Least squares of minimum norm: X⁺y (paper, section 3), the limit of `Ridge` as its penalty
+    vanishes.
 
-    With fewer than d independent examples it is the shortest w that fits them; an example that repeats or
-    combines others (duplicated rows, collinear columns, zeros) adds no dimension to that fit.
+    With fewer than d independent examples it is the shortest w that fits them; an example that
+    repeats or combines others (duplicated rows, collinear columns, zeros) adds no dimension to that
+    fit.
     Cost: O(B n d²) time, O(B n d) memory for the result and O(d²) a prompt of a chunk beside it.
 
-    Accuracy, in float64: as `Ridge`. With Gaussian x the condition number peaks at k = d, where it exceeds
-    1e4 in about one prompt in a thousand (d = 8): digits are lost to the problem there, to any
-    algorithm. Rows that depend on others up to a relative 1e-14 · κ(X) or so are taken to depend on them.
+    Accuracy, in float64: as `Ridge`. With Gaussian x the condition number peaks at k = d, where it
+    exceeds 1e4 in about one prompt in a thousand (d = 8): digits are lost to the problem there, to
+    any algorithm. Rows that depend on others up to a relative 1e-14 · κ(X) or so are taken to
+    depend on them.
     """
 
     def squared_norm_penalty(self) -> float:
@@ -212,8 +240,8 @@ class OrdinaryLeastSquares(PenalizedLeastSquares):
 class FirstExamples(LinearPredictor):
     """Least squares on the first m examples alone; those after them change nothing.
 
-    What is left to a learner that can attend to fixed places but cannot pair every x with its y, as one
-    layer cannot where they are tokens of their own. m = 0 always answers 0.
+    What is left to a learner that can attend to fixed places but cannot pair every x with its y, as
+    one layer cannot where they are tokens of their own. m = 0 always answers 0.
     Cost: O(B m d²) time, O(B n d) memory.
 
     Args:
@@ -233,6 +261,8 @@ class FirstExamples(LinearPredictor):
     ) -> Float[Tensor, "batch example dim"]:
         """Fitted weights (B, n, d), as `LinearPredictor.weights` defines them."""
         check_prompts(xs, ys)
-        read = slice(self.num_examples + 1)  # weights at prefix m, the last that differ, have seen m
+        read = slice(
+            self.num_examples + 1
+        )  # weights at prefix m, the last that differ, have seen m
         seen = torch.arange(xs.shape[1], device=xs.device).clamp(max=self.num_examples)
         return OrdinaryLeastSquares().weights(xs[:, read], ys[:, read])[:, seen]

@@ -13,10 +13,12 @@ from incontext_linear.predictors.validation import check_choice, check_integer
 
 @dataclass(frozen=True)
 class NearestNeighbors:
-    """Mean y of the nearest examples in Euclidean distance; of all examples while fewer have been seen.
+    """Mean y of the nearest examples in Euclidean distance; of all examples while fewer have been
+    seen.
 
-    Of examples at the same distance the earlier one is nearer. With ``weights="distance"`` each counts by its
-    inverse distance, and examples at the query itself, if any, outweigh all others, as in scikit-learn.
+    Of examples at the same distance the earlier one is nearer. With ``weights="distance"`` each
+    counts by its inverse distance, and examples at the query itself, if any, outweigh all others,
+    as in scikit-learn.
 
     Cost: O(B n² (d + num_neighbors)) time; memory O(B n d), for queries O(B n Q).
 
@@ -53,12 +55,16 @@ class NearestNeighbors:
         check_prompts(xs, ys)
         check_queries(xs, queries)
         num_queries = max(1, queries.shape[1])
-        return in_chunks_batch_last(self._predict_queries, num_queries * xs.shape[2], xs, ys, queries)
+        return in_chunks_batch_last(
+            self._predict_queries, num_queries * xs.shape[2], xs, ys, queries
+        )
 
     def _predict_examples(
         self, xs: Float[Tensor, "example dim batch"], ys: Float[Tensor, "example batch"]
     ) -> Float[Tensor, "example batch"]:
-        """Show every example to all later ones; each is answered once the example before it was shown."""
+        """Show every example to all later ones; each is answered once the example before it was
+        shown.
+        """
         nearest = _Nearest.none(min(self.num_neighbors, len(xs)), xs[1:, 0])
         predictions = [torch.zeros_like(ys[0])]
         for k in range(1, len(xs)):
@@ -93,7 +99,9 @@ class NearestNeighbors:
 def _squared_distances(
     queries: Float[Tensor, "query dim batch"], x: Float[Tensor, "dim batch"]
 ) -> Float[Tensor, "query batch"]:
-    """By differences, not by ‖a‖² + ‖b‖² − 2aᵀb: near neighbours would lose all digits to cancellation."""
+    """By differences, not by ‖a‖² + ‖b‖² − 2aᵀb: near neighbours would lose all digits to
+    cancellation.
+    """
     return (queries - x).square().sum(1)
 
 
@@ -101,8 +109,9 @@ def _squared_distances(
 class _Nearest:
     """The nearest examples so far of every query, nearest first.
 
-    An empty place is as far as can be, with y = 0. Both are finite, so that `torch.lerp` with a weight of 0
-    or 1 picks one of two values exactly; `torch.where` does the same some five times slower on a CPU.
+    An empty place is as far as can be, with y = 0. Both are finite, so that `torch.lerp` with a
+    weight of 0 or 1 picks one of two values exactly; `torch.where` does the same some five times
+    slower on a CPU.
     """
 
     squared_distances: list[Float[Tensor, "*query batch"]]
@@ -114,11 +123,14 @@ class _Nearest:
         return cls([far] * num_places, [torch.zeros_like(like)] * num_places)
 
     def show(self, distance: Tensor, y: Tensor) -> "_Nearest":
-        """Insert one example into every query's list: the further of two moves on to the next place."""
+        """Insert one example into every query's list: the further of two moves on to the next
+        place.
+        """
         distances, ys = [], []
         new, y = distance, y.expand_as(distance)
         for held_distance, held_y in zip(self.squared_distances, self.ys, strict=True):
-            # Asked of the new example, also once an earlier one moves on: of equals the earlier stays.
+            # Asked of the new example, also once an earlier one moves on: of equals the earlier
+            # stays.
             nearer = (new < held_distance).to(distance.dtype)
             distances.append(torch.lerp(held_distance, distance, nearer))
             ys.append(torch.lerp(held_y, y, nearer))

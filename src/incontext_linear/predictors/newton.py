@@ -7,21 +7,29 @@ from jaxtyping import Float
 from torch import Tensor
 
 from incontext_linear.predictors.base import LinearPredictor
-from incontext_linear.predictors.batching import check_prompts, grams_before, in_chunks, moments_before
+from incontext_linear.predictors.batching import (
+    check_prompts,
+    grams_before,
+    in_chunks,
+    moments_before,
+)
 from incontext_linear.predictors.validation import check_integer
 
-# Rounding in the null space of XᵀX doubles with every step. Up to this many steps it stays below 1e-9.
+# Rounding in the null space of XᵀX doubles with every step. Up to this many steps it stays below
+# 1e-9.
 STEPS_BEFORE_STOPPING = 20
 
 
 @dataclass(frozen=True)
 class IterativeNewton(LinearPredictor):
-    """Newton's iteration M ← 2M − M S M on S = XᵀX from M = S/‖S‖², then w = M Xᵀy (Fu et al. 2023).
+    """Newton's iteration M ← 2M − M S M on S = XᵀX from M = S/‖S‖², then w = M Xᵀy (Fu et al.
+    2023).
 
-    The norm is Frobenius', which bounds the spectral norm from above: every start αS with α < 2/‖S‖₂²
-    converges to S⁺, this one needs no eigenvalues, and for a single example it is S⁺ at once. Convergence is
-    quadratic, in about 2 log₂ κ(S) + log₂ log₂ (1/ε) steps. A prefix that has converged is left as it is:
-    further steps would change nothing but rounding, which the iteration doubles where S is singular.
+    The norm is Frobenius', which bounds the spectral norm from above: every start αS with α <
+    2/‖S‖₂² converges to S⁺, this one needs no eigenvalues, and for a single example it is S⁺ at
+    once. Convergence is quadratic, in about 2 log₂ κ(S) + log₂ log₂ (1/ε) steps. A prefix that has
+    converged is left as it is: further steps would change nothing but rounding, which the iteration
+        doubles where S is singular.
 
     Cost: O(B n d³ num_steps) time; memory O(B n d), and O(n d²) a prompt of a chunk beside it.
 
@@ -65,6 +73,8 @@ class IterativeNewton(LinearPredictor):
 
 @torch.no_grad()
 def _has_converged(inverse: Tensor, change: Tensor) -> Tensor:
-    """Whether the next change, the square of this one in relative terms, would be below rounding."""
+    """Whether the next change, the square of this one in relative terms, would be below
+    rounding.
+    """
     norm, moved = (matrix.norm(dim=(-2, -1), keepdim=True) for matrix in (inverse, change))
     return moved <= torch.finfo(inverse.dtype).eps ** 0.5 * norm

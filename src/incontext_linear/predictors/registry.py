@@ -1,6 +1,7 @@
 """From the parameters to predictors: ``baselines: {ridge_0.1: {type: Ridge, penalty: 0.1}, …}``.
 
-A type is a name of this package, or the dotted path of your own class, ``my_package.my_module.MyPredictor``.
+A type is a name of this package, or the dotted path of your own class,
+``my_package.my_module.MyPredictor``.
 """
 
 import importlib
@@ -34,7 +35,8 @@ PREDICTORS: dict[str, type] = {
     )
 }
 
-# Arguments that a task knows: a type that requires one of these, and is not given it, gets the task's.
+# Arguments that a task knows: a type that requires one of these, and is not given it, gets the
+# task's.
 FROM_TASK: dict[str, Callable[[TaskConfig], Any]] = {
     "noise_std": lambda task: task.noise_std,
     "prior_std": lambda task: task.prior_std,
@@ -49,8 +51,8 @@ def build_predictors(
 
     Args:
         baselines: name → ``{"type": …, argument: value, …}``; None: not this one.
-        task: where arguments come from that a type requires and the parameters leave out: ``noise_std``,
-            ``prior_std`` and ``task_pool``.
+        task: where arguments come from that a type requires and the parameters leave out:
+            ``noise_std``, ``prior_std`` and ``task_pool``.
 
     Returns:
         Name → predictor, in the order given.
@@ -58,7 +60,11 @@ def build_predictors(
     Raises:
         ValueError: as `build_predictor`.
     """
-    return {name: build_predictor(name, spec, task) for name, spec in baselines.items() if spec is not None}
+    return {
+        name: build_predictor(name, spec, task)
+        for name, spec in baselines.items()
+        if spec is not None
+    }
 
 
 def build_predictor(name: str, spec: Mapping[str, Any], task: TaskConfig) -> Predictor:
@@ -70,12 +76,14 @@ def build_predictor(name: str, spec: Mapping[str, Any], task: TaskConfig) -> Pre
         task: as for `build_predictors`.
 
     Raises:
-        ValueError: on an unknown type or argument, listing those that exist; on a missing argument; on a
-            value that is not allowed, naming the argument, the value and what is allowed.
+        ValueError: on an unknown type or argument, listing those that exist; on a missing argument;
+            on a value that is not allowed, naming the argument, the value and what is allowed.
     """
     try:
         if not isinstance(spec, Mapping) or "type" not in spec:
-            raise ValueError(f"{spec!r} names no type, as {{type: Ridge, penalty: 0.1}} does; {_available()}")
+            raise ValueError(
+                f"{spec!r} names no type, as {{type: Ridge, penalty: 0.1}} does; {_available()}"
+            )
         arguments = dict(spec)
         kind = _find(arguments.pop("type"))
         predictor = kind(**_complete(kind, arguments, task))
@@ -100,17 +108,23 @@ def _find(kind: Any) -> Callable[..., Predictor]:
         raise ValueError(f"cannot import the type {kind!r} ({error}); {_available()}") from error
 
 
-def _complete(kind: Callable[..., Predictor], arguments: dict[str, Any], task: TaskConfig) -> dict[str, Any]:
+def _complete(
+    kind: Callable[..., Predictor], arguments: dict[str, Any], task: TaskConfig
+) -> dict[str, Any]:
     """Check the arguments' names; add what the task knows."""
     parameters = inspect.signature(kind).parameters
-    named = {name: p for name, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    named = {
+        name: p for name, p in parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    }
     takes_any_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     unknown = [] if takes_any_name else [repr(name) for name in arguments if name not in named]
     absent = [name for name, p in named.items() if p.default is p.empty and name not in arguments]
     missing = [repr(name) for name in absent if name not in FROM_TASK]
     for problem, names in (("unknown", unknown), ("missing", missing)):
         if names:
-            raise ValueError(f"{problem} argument {', '.join(names)}; what exists is {_signature(kind)}")
+            raise ValueError(
+                f"{problem} argument {', '.join(names)}; what exists is {_signature(kind)}"
+            )
     return {**{name: FROM_TASK[name](task) for name in absent}, **arguments}
 
 
@@ -123,4 +137,6 @@ def _signature(kind: Callable[..., Predictor]) -> str:
 
 def _available() -> str:
     known = ", ".join(map(_signature, PREDICTORS.values()))
-    return f"types that exist are {known}, and dotted paths such as my_package.my_module.MyPredictor"
+    return (
+        f"types that exist are {known}, and dotted paths such as my_package.my_module.MyPredictor"
+    )

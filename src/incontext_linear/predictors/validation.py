@@ -4,7 +4,8 @@ import math
 from numbers import Integral, Real
 from typing import Any
 
-# What PEP 484 means by float, spelled out for run-time type checkers, which refuse an integer for a float.
+# What PEP 484 means by float, spelled out for run-time type checkers, which refuse an integer for a
+# float.
 Number = float | int
 
 
@@ -38,5 +39,6 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """
     if value not in choices:
         raise ValueError(
-            f"{name}={value!r} is not allowed: {name} must be one of {', '.join(map(repr, choices))}"
+            f"{name}={value!r} is not allowed: {name} must be one of "
+            f"{', '.join(map(repr, choices))}"
         )

@@ -6,8 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field, NonNegativeInt, TypeAdapter, ValidationError, field_validator
 
 from incontext_linear.config import Config, explain
-
-AxisValue = bool | int | float | str | None
+from incontext_linear.parameters import AxisValue
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -27,7 +26,9 @@ class SweepConfig(Config):
 
     @field_validator("axes")
     @classmethod
-    def _check_axes(cls, axes: dict[str, tuple[AxisValue, ...]]) -> dict[str, tuple[AxisValue, ...]]:
+    def _check_axes(
+        cls, axes: dict[str, tuple[AxisValue, ...]]
+    ) -> dict[str, tuple[AxisValue, ...]]:
         if "seed" in axes:
             raise ValueError("seed is no axis; allowed: list the seeds under seeds")
         for name, values in axes.items():
@@ -53,19 +54,6 @@ class SweepConfig(Config):
         return parameters
 
 
-class VariantConfig(Config):
-    """The optional parameter ``variant``: tells a run which variant of which sweep it is."""
-
-    sweep: str
-    name: str
-    folder: str
-    """Takes the place of the environment's data folder."""
-    axes: dict[str, AxisValue]
-    seed: NonNegativeInt
-    parent_run_id: str | None = None
-    """The sweep's run in MLflow."""
-
-
 def check_sweeps(raw: dict[str, Any]) -> dict[str, SweepConfig]:
     """Check all sweeps of an environment, as the files give them.
 
@@ -78,7 +66,9 @@ def check_sweeps(raw: dict[str, Any]) -> dict[str, SweepConfig]:
     try:
         return TypeAdapter(dict[str, SweepConfig]).validate_python(raw)
     except ValidationError as error:
-        raise SweepError("\n".join(dict.fromkeys(_explain(problem) for problem in error.errors()))) from None
+        raise SweepError(
+            "\n".join(dict.fromkeys(_explain(problem) for problem in error.errors()))
+        ) from None
 
 
 def _check_distinct(name: str, values: tuple[AxisValue, ...]) -> None:

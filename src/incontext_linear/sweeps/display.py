@@ -1,4 +1,6 @@
-"""How far a sweep is: live in a terminal, as lines where the output goes to a file; and the other tables."""
+"""How far a sweep is: live in a terminal, as lines where the output goes to a file; and the other
+tables.
+"""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -7,7 +9,14 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 from incontext_linear.sweeps.state import LOG_FILE
@@ -25,7 +34,9 @@ class LiveDisplay:
             TimeElapsedColumn(),
         )
         self._progress = Progress(*columns, console=console)
-        self._sweep = self._progress.add_task(f"[bold]{name}", total=num_variants, note="starting workers")
+        self._sweep = self._progress.add_task(
+            f"[bold]{name}", total=num_variants, note="starting workers"
+        )
         self._bars: dict[str, TaskID] = {}
         self._ended: set[str] = set()
         self._lock = Lock()

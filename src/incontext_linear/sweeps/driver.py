@@ -11,7 +11,8 @@ from typing import Any
 
 from rich.console import Console
 
-from incontext_linear.checkpoints import resolve_device
+from incontext_linear.config import resolve_device
+from incontext_linear.parameters import show
 from incontext_linear.sweeps.config import SweepError
 from incontext_linear.sweeps.display import failures_table, list_table, open_display, status_table
 from incontext_linear.sweeps.project import Project
@@ -23,7 +24,7 @@ from incontext_linear.sweeps.state import (
     standing,
     write_state,
 )
-from incontext_linear.sweeps.variants import Variant, show
+from incontext_linear.sweeps.variants import Variant
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -63,15 +64,20 @@ def run_sweep(project: Project, name: str, cluster: Cluster, console: Console) -
     with sole_driver(project.path / folder):
         _end_running(project.path / folder, variants)  # of a driver that was killed
         states = {v.name: read_state(project.path / folder / v.folder) for v in variants}
-        todo = [v for v in variants if standing(states[v.name], v.fingerprint, at_work=False) != "done"]
+        todo = [
+            v for v in variants if standing(states[v.name], v.fingerprint, at_work=False) != "done"
+        ]
         console.print(
-            f"{name}: {len(variants) - len(todo)} of {len(variants)} variants are done", highlight=False
+            f"{name}: {len(variants) - len(todo)} of {len(variants)} variants are done",
+            highlight=False,
         )
         if not todo:
             return 0
         facts = {
             "sweep": name,
-            "sweep.axes": "; ".join(f"{axis}: {_list(values)}" for axis, values in sweep.axes.items()),
+            "sweep.axes": "; ".join(
+                f"{axis}: {_list(values)}" for axis, values in sweep.axes.items()
+            ),
             "sweep.seeds": _list(sweep.seeds),
             "sweep.num_variants": str(len(variants)),
         }
@@ -84,7 +90,8 @@ def run_sweep(project: Project, name: str, cluster: Cluster, console: Console) -
     if failures:
         console.print(failures_table(failures))
     console.print(
-        f"{name}: {len(variants) - len(failures)} done, {len(failures)} failed; in {folder}", highlight=False
+        f"{name}: {len(variants) - len(failures)} done, {len(failures)} failed; in {folder}",
+        highlight=False,
     )
     return 1 if failures else 0
 
@@ -97,7 +104,9 @@ def _run(
     facts: dict[str, str],
     console: Console,
 ) -> list[tuple[str, Path, str]]:
-    """Run the variants under the sweep's run in MLflow; gives those that failed, with folder and error."""
+    """Run the variants under the sweep's run in MLflow; gives those that failed, with folder and
+    error.
+    """
     from incontext_linear.sweeps.engine import execute
     from incontext_linear.sweeps.tracking import parent_run
     from incontext_linear.sweeps.variant_run import run_variant
@@ -132,7 +141,9 @@ def _run(
 def _connect(
     project: Project, cluster: Cluster, todo: list[Variant]
 ) -> Iterator[tuple[Any, int | None, Any]]:
-    """A client, the threads that PyTorch shall use in a worker, and what a variant asks of its worker."""
+    """A client, the threads that PyTorch shall use in a worker, and what a variant asks of its
+    worker.
+    """
     from incontext_linear.sweeps import engine
 
     if cluster.scheduler is None:
@@ -161,7 +172,9 @@ def _check_devices(variants: list[Variant]) -> None:
 
 
 def _num_gpus(variants: list[Variant]) -> int:
-    """GPUs of this machine that the variants may use: none if the parameters say ``device: cpu``."""
+    """GPUs of this machine that the variants may use: none if the parameters say ``device:
+    cpu``.
+    """
     import torch
 
     wanted = any(resolve_device(variant.parameters.device).type == "cuda" for variant in variants)
@@ -198,7 +211,9 @@ def _task(
 
 @contextlib.contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """A batch system's request to end is treated as a user's Ctrl-C; a second one changes nothing."""
+    """A batch system's request to end is treated as a user's Ctrl-C; a second one changes
+    nothing.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -208,7 +223,9 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
             signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:
@@ -224,11 +241,15 @@ def _end_running(folder: Path, variants: list[Variant]) -> None:
             write_state(folder / variant.folder, state | {"status": "interrupted"})
 
 
-def _leave(project: Project, name: str, cluster: Cluster, variants: list[Variant], console: Console) -> None:
+def _leave(
+    project: Project, name: str, cluster: Cluster, variants: list[Variant], console: Console
+) -> None:
     """After Ctrl-C: what is done stays, and the rest says that it was interrupted."""
     folder = project.path / project.folder(name)
     _end_running(folder, variants)
-    stands = [standing(read_state(folder / v.folder), v.fingerprint, at_work=False) for v in variants]
+    stands = [
+        standing(read_state(folder / v.folder), v.fingerprint, at_work=False) for v in variants
+    ]
     options = {"--env": project.env, "--scheduler": cluster.scheduler}
     again = "".join(f" {option} {value}" for option, value in options.items() if value)
     console.print(

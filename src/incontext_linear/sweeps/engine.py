@@ -1,7 +1,9 @@
-"""Many independent tasks on Dask workers: a local cluster sized to the machine, or one that is running.
+"""Many independent tasks on Dask workers: a local cluster sized to the machine, or one that is
+running.
 
-Each task runs in a worker process that does nothing else meanwhile, and can be killed at any moment: Dask
-then starts it again elsewhere, and it is up to the task to go on from what it had saved.
+Each task runs in a worker process that does nothing else meanwhile, and can be killed at any
+moment: Dask then starts it again elsewhere, and it is up to the task to go on from what it had
+saved.
 """
 
 import contextlib
@@ -39,7 +41,9 @@ Work = Callable[[dict[str, Any], Report], dict[str, Any]]
 
 
 class TaskCancelled(BaseException):
-    """Raised in a task, where it reports its progress, once nobody waits for it; no error of its own."""
+    """Raised in a task, where it reports its progress, once nobody waits for it; no error of its
+    own.
+    """
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ class Machine:
 
 
 def plan_machine(num_tasks: int, num_gpus: int, num_workers: int | None = None) -> Machine:
-    """Size a local cluster: on a CPU a worker a core, on GPUs `VARIANTS_PER_GPU` each, never more than tasks.
+    """Size a local cluster: on a CPU a worker a core, on GPUs `VARIANTS_PER_GPU` each, never more
+    than tasks.
 
     Args:
         num_tasks: how many there are to run.
@@ -70,14 +75,16 @@ def plan_machine(num_tasks: int, num_gpus: int, num_workers: int | None = None) 
 
 @contextlib.contextmanager
 def local_cluster(machine: Machine, environment: dict[str, str]) -> Iterator[Client]:
-    """Worker processes on this machine, which end with the block, at once if it is left by an exception.
+    """Worker processes on this machine, which end with the block, at once if it is left by an
+    exception.
 
     Args:
         machine: how many, and what each gets.
         environment: variables that they start with.
     """
     settings = {
-        # In place of Dask's own, with which malloc gives back every free page: training took twice as long.
+        # In place of Dask's own, with which malloc gives back every free page: training took twice
+        # as long.
         "distributed.nanny.pre-spawn-environ": _thread_limits(machine.num_threads) | environment,
         "distributed.scheduler.allowed-failures": ALLOWED_DEATHS,
         "distributed.scheduler.worker-saturation": 1.0,
@@ -88,7 +95,9 @@ def local_cluster(machine: Machine, environment: dict[str, str]) -> Iterator[Cli
         cluster = None
         try:
             with _sigint_blocked():
-                cluster = SpecCluster(scheduler={"cls": Scheduler, "options": scheduler}, workers=workers)
+                cluster = SpecCluster(
+                    scheduler={"cls": Scheduler, "options": scheduler}, workers=workers
+                )
             with Client(cluster) as client:
                 yield client
         except BaseException:
@@ -120,9 +129,11 @@ def _worker(machine: Machine, index: int, scratch: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _sigint_blocked() -> Iterator[None]:
-    """Ctrl-C reaches every process in the terminal; what is started here, and its workers, shall not see it.
+    """Ctrl-C reaches every process in the terminal; what is started here, and its workers, shall
+    not see it.
 
-    A blocked signal stays blocked in threads and processes started meanwhile, and in those that they start.
+    A blocked signal stays blocked in threads and processes started meanwhile, and in those that
+    they start.
     """
     multiprocessing.resource_tracker.ensure_running()  # on its way it unblocks signals
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -151,12 +162,19 @@ def running_cluster(address: str) -> Iterator[Client]:
     try:
         client = Client(address, timeout=_CONNECT_TIMEOUT)
     except (OSError, ValueError) as error:
-        raise SweepError(f"--scheduler {address}: no Dask scheduler answers there ({error})") from None
+        raise SweepError(
+            f"--scheduler {address}: no Dask scheduler answers there ({error})"
+        ) from None
     with client:
-        busy = {name: info["nthreads"] for name, info in _workers(client).items() if info["nthreads"] > 1}
+        busy = {
+            name: info["nthreads"]
+            for name, info in _workers(client).items()
+            if info["nthreads"] > 1
+        }
         for name, threads in busy.items():
             raise SweepError(
-                f"--scheduler {address}: worker {name} has {threads} threads, but a variant needs a process "
+                f"--scheduler {address}: worker {name} has {threads} threads, but a variant needs "
+                "a process "
                 "of its own; allowed: workers started with --nthreads 1"
             )
         yield client
@@ -168,12 +186,15 @@ def has_gpus(client: Client) -> bool:
 
 
 def gpu_share(device: str, on_gpu_cluster: bool, share: float) -> dict[str, float]:
-    """The Dask resources that a variant asks for: ``cuda`` a share of GPU, ``auto`` where there is one."""
+    """The Dask resources that a variant asks for: ``cuda`` a share of GPU, ``auto`` where there is
+    one.
+    """
     return {"GPU": share} if device == "cuda" or (device == "auto" and on_gpu_cluster) else {}
 
 
 def check_resources(client: Client, resources: dict[str, float]) -> None:
-    """Refuse what no worker that is there could ever give: Dask would wait for one that can, without a word.
+    """Refuse what no worker that is there could ever give: Dask would wait for one that can,
+    without a word.
 
     Raises:
         SweepError: naming the resource, how much was asked for and how much there is.
@@ -183,7 +204,8 @@ def check_resources(client: Client, resources: dict[str, float]) -> None:
         most = max((info["resources"].get(name, 0.0) for info in workers), default=amount)
         if most < amount:
             raise SweepError(
-                f"--scheduler {client.scheduler.address}: a variant takes {amount:g} of a worker's resource "
+                f"--scheduler {client.scheduler.address}: a variant takes {amount:g} of a worker's "
+                "resource "
                 f"{name}, but no worker declares more than {most:g}; allowed: workers started with "
                 f"--resources {name}=1, a smaller --gpu-share, or the parameter device: cpu"
             )
@@ -198,7 +220,9 @@ def num_able(client: Client, resources: dict[str, float]) -> int:
 
 
 def default_gpu_share() -> float:
-    """What `VARIANTS_PER_GPU` leave each other, rounded down to hundredths, as a worker would declare it."""
+    """What `VARIANTS_PER_GPU` leave each other, rounded down to hundredths, as a worker would
+    declare it.
+    """
     return math.floor(100 / VARIANTS_PER_GPU) / 100
 
 
@@ -226,12 +250,12 @@ def execute(
 
     Args:
         client: of the cluster.
-        work: called in a worker process with a task's arguments and a function for its reports; answers a
-            plain dictionary, also where it fails. Must be importable there.
+        work: called in a worker process with a task's arguments and a function for its reports;
+            answers a plain dictionary, also where it fails. Must be importable there.
         tasks: what to run, in this order; all ask for the same resources.
         on_event: called with a task's name and each of its reports, in another thread.
-        on_end: called with a task's name and its answer; ``{"status": "failed", "error": …}`` if it has none
-            because its workers died.
+        on_end: called with a task's name and its answer; ``{"status": "failed", "error": …}`` if it
+            has none because its workers died.
 
     Raises:
         SweepError: if the scheduler is gone, or cancelled the tasks for somebody else.
@@ -240,12 +264,18 @@ def execute(
     client.subscribe_topic(topic, lambda event: on_event(event[1]["task"], event[1]["report"]))
     try:
         while waiting or running:
-            # One task a worker, of those that can run it: Dask would let others wait on a worker that is at
-            # work, and that worker's death would then count against them too.
+            # One task a worker, of those that can run it: Dask would let others wait on a worker
+            # that is at work, and that worker's death would then count against them too.
             while waiting and len(running) < max(1, num_able(client, waiting[-1].resources)):
                 task = waiting.pop()
                 future = client.submit(
-                    _perform, work, task.name, task.arguments, topic, pure=False, resources=task.resources
+                    _perform,
+                    work,
+                    task.name,
+                    task.arguments,
+                    topic,
+                    pure=False,
+                    resources=task.resources,
                 )
                 running[future] = task.name
             with contextlib.suppress(TimeoutError):
@@ -274,7 +304,9 @@ def _answer(future: Any) -> dict[str, Any]:
 
 
 def _perform(work: Work, name: str, arguments: dict[str, Any], topic: str) -> dict[str, Any]:
-    """In the worker: the work, with reports that reach the driver and raise once the task is cancelled."""
+    """In the worker: the work, with reports that reach the driver and raise once the task is
+    cancelled.
+    """
     worker = get_worker()
     key = worker.get_current_task()
     last, closing = 0.0, False

@@ -54,7 +54,9 @@ class Project:
         """
         sweeps = self.sweeps()
         if name not in sweeps:
-            raise SweepError(f"there is no sweep {name!r}; allowed: {', '.join(sweeps) or 'none is defined'}")
+            raise SweepError(
+                f"there is no sweep {name!r}; allowed: {', '.join(sweeps) or 'none is defined'}"
+            )
         return sweeps[name]
 
     def folder(self, name: str) -> Path:
@@ -71,7 +73,9 @@ class Project:
 
     @property
     def worker_environment(self) -> dict[str, str]:
-        """Variables of worker processes on this machine: the terminal is the driver's, they log to files."""
+        """Variables of worker processes on this machine: the terminal is the driver's, they log to
+        files.
+        """
         quiet = self.path / settings.CONF_SOURCE / "logging_workers.yml"
         return {"KEDRO_LOGGING_CONFIG": str(quiet)} if quiet.exists() else {}
 

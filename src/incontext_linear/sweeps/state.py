@@ -1,20 +1,27 @@
-"""What a sweep's folder records: a ``variant.json`` a variant, the sweep's own file, and who is at work."""
+"""What a sweep's folder records: a ``variant.json`` a variant, the sweep's own file, and who is at
+work.
+"""
 
 import fcntl
-import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from incontext_linear.files import read_json, write_json
 from incontext_linear.sweeps.config import SweepError
 
 STATE_FILE = "variant.json"
 LOG_FILE = "run.log"
 _SWEEP_FILE, _LOCK_FILE = "sweep.json", ".lock"
 
-NOTHING_YET = {"status": "running", "seconds": None, "mlflow_run_id": None, "spd_to_ols": None, "error": None}
+NOTHING_YET = {
+    "status": "running",
+    "seconds": None,
+    "mlflow_run_id": None,
+    "spd_to_ols": None,
+    "error": None,
+}
 """What is known of a variant when it starts, beside its `variants.Variant.record`."""
 
 Standing = Literal["done", "failed", "running", "interrupted", "changed", "missing"]
@@ -22,12 +29,14 @@ Standing = Literal["done", "failed", "running", "interrupted", "changed", "missi
 
 def read_state(folder: Path) -> dict[str, Any]:
     """What a variant's folder says of it; empty if nothing (readable) is there."""
-    return _read(folder / STATE_FILE)
+    return read_json(folder / STATE_FILE)
 
 
 def write_state(folder: Path, state: dict[str, Any]) -> None:
-    """Replace what a variant's folder says of it: its record, and what became of it (`NOTHING_YET`)."""
-    _write(folder / STATE_FILE, state)
+    """Replace what a variant's folder says of it: its record, and what became of it
+    (`NOTHING_YET`).
+    """
+    write_json(folder / STATE_FILE, state)
 
 
 def standing(state: dict[str, Any], fingerprint: str, at_work: bool) -> Standing:
@@ -49,12 +58,12 @@ def standing(state: dict[str, Any], fingerprint: str, at_work: bool) -> Standing
 
 def read_parent_run(folder: Path) -> str | None:
     """The id of the sweep's run in MLflow, if it has one."""
-    return _read(folder / _SWEEP_FILE).get("parent_run_id")
+    return read_json(folder / _SWEEP_FILE).get("parent_run_id")
 
 
 def write_parent_run(folder: Path, run_id: str) -> None:
     """Keep the id of the sweep's run in MLflow."""
-    _write(folder / _SWEEP_FILE, {"parent_run_id": run_id})
+    write_json(folder / _SWEEP_FILE, {"parent_run_id": run_id})
 
 
 @contextmanager
@@ -83,17 +92,3 @@ def is_at_work(folder: Path) -> bool:
     except BlockingIOError:
         return True
     return False
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(path)

@@ -1,4 +1,6 @@
-"""A sweep in MLflow: one parent run for each sweep and environment, opened again when the sweep goes on."""
+"""A sweep in MLflow: one parent run for each sweep and environment, opened again when the sweep
+goes on.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +12,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from incontext_linear.sweeps.state import read_parent_run, write_parent_run
+from incontext_linear.tracking import kill_open_runs
 
 
 class ParentRun:
@@ -71,19 +74,3 @@ def parent_run(
         raise
     finally:
         run.end()
-
-
-def kill_open_runs(config: KedroMlflowConfig, parent_run_id: str | None, variant: str | None = None) -> None:
-    """Mark as killed the variants' runs that say they are running: nobody is left to end them.
-
-    Args:
-        config: kedro-mlflow's, set up.
-        parent_run_id: the sweep's run.
-        variant: only this variant's; None: all.
-    """
-    client: MlflowClient = config.server._mlflow_client
-    experiment = config.tracking.experiment._experiment.experiment_id
-    where = f"attributes.status = 'RUNNING' and tags.mlflow.parentRunId = '{parent_run_id}'"
-    for run in client.search_runs([experiment], where):
-        if variant is None or run.data.tags.get("variant") == variant:
-            client.set_terminated(run.info.run_id, "KILLED")

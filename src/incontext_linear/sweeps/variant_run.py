@@ -17,15 +17,16 @@ from kedro.framework.project import pipelines, settings
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 
-from incontext_linear.checkpoints import UnreadableFileError, load_learner
-from incontext_linear.config import TrainingConfig
-from incontext_linear.hooks import Tracking, end_open_runs
+from incontext_linear.files import UnreadableFileError
+from incontext_linear.learner.saved import load_learner
 from incontext_linear.parameters import Parameters
 from incontext_linear.progress import listening
 from incontext_linear.sweeps.engine import Report, TaskCancelled
 from incontext_linear.sweeps.state import LOG_FILE, NOTHING_YET, read_state, write_state
 from incontext_linear.sweeps.variants import PIPELINES
-from incontext_linear.training import run_fingerprint
+from incontext_linear.tracking import Tracking, end_open_runs
+from incontext_linear.training.config import TrainingConfig
+from incontext_linear.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +56,13 @@ def run_variant(task: dict[str, Any], report: Report) -> dict[str, Any]:
         _enter(project, task["num_threads"])
         variant = task["runtime_params"]["variant"]
         folder = _folder(task)
-        trained = is_trained(folder / LEARNER_FILE, Parameters.model_validate(task["record"]["parameters"]))
-        if read_state(folder).get("fingerprint") not in (None, task["record"]["fingerprint"]) and not trained:
+        trained = is_trained(
+            folder / LEARNER_FILE, Parameters.model_validate(task["record"]["parameters"])
+        )
+        if (
+            read_state(folder).get("fingerprint") not in (None, task["record"]["fingerprint"])
+            and not trained
+        ):
             shutil.rmtree(folder)  # results of other parameters must not stand beside the new ones
         state = task["record"] | NOTHING_YET
         write_state(folder, state)
@@ -76,26 +82,40 @@ def _folder(task: dict[str, Any]) -> Path:
 def is_trained(path: Path, parameters: Parameters) -> bool:
     """Whether the file holds the learner that training with these parameters would give.
 
-    Then a change of the baselines or of the comparison costs no training, nor does a variant that failed
-    after it.
+    Then a change of the baselines or of the comparison costs no training, nor does a variant that
+    failed after it.
     """
     try:
         learner = load_learner(path)
-        training, seed = TrainingConfig.model_validate(learner.record["training"]), learner.record["seed"]
-    except (FileNotFoundError, UnreadableFileError, KeyError, ValueError):  # none, or of an older version
+        training, seed = (
+            TrainingConfig.model_validate(learner.record["training"]),
+            learner.record["seed"],
+        )
+    except (
+        FileNotFoundError,
+        UnreadableFileError,
+        KeyError,
+        ValueError,
+    ):  # none, or of an older version
         return False
-    expected = run_fingerprint(parameters.task, parameters.model, parameters.training, parameters.seed)
-    return run_fingerprint(learner.task, learner.model.config, training, seed) == expected
+    recipe = Recipe(learner.task, learner.model.config, training, seed)
+    return recipe.fingerprint == parameters.recipe.fingerprint
 
 
 def _node_names(trained: bool) -> list[str]:
-    """The nodes of a variant's pipelines, the one that trains only where there is a learner to train."""
+    """The nodes of a variant's pipelines, the one that trains only where there is a learner to
+    train.
+    """
     # Pipelines share nodes; Kedro takes a name that is given twice for two nodes.
-    names = list(dict.fromkeys(node.name for pipeline in PIPELINES for node in pipelines[pipeline].nodes))
+    names = list(
+        dict.fromkeys(node.name for pipeline in PIPELINES for node in pipelines[pipeline].nodes)
+    )
     return [name for name in names if not (trained and name == TRAINING_NODE)]
 
 
-def _run(task: dict[str, Any], variant: dict[str, Any], report: Report, trained: bool) -> dict[str, Any]:
+def _run(
+    task: dict[str, Any], variant: dict[str, Any], report: Report, trained: bool
+) -> dict[str, Any]:
     tracking = next(hook for hook in settings.HOOKS if isinstance(hook, Tracking))
     tracking.run_id, last, start = None, {}, time.perf_counter()
 
@@ -118,8 +138,8 @@ def _run(task: dict[str, Any], variant: dict[str, Any], report: Report, trained:
     except Exception as error:
         logger.exception("The variant %s failed", variant["name"])
         outcome = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
-        # kedro-mlflow ends the run of a node that fails, not of what goes wrong before the first or after the
-        # last one; left open, it would take in the next variant of this process.
+        # kedro-mlflow ends the run of a node that fails, not of what goes wrong before the first or
+        # after the last one; left open, it would take in the next variant of this process.
         end_open_runs("FAILED")
     return outcome | {
         "seconds": round(time.perf_counter() - start, 1),

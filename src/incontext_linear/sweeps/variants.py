@@ -1,17 +1,24 @@
-"""A sweep's variants: the crossing of its axes, their names, folders, parameters and fingerprints."""
+"""A sweep's variants: the crossing of its axes, their names, folders, parameters and
+fingerprints.
+"""
 
 import itertools
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from incontext_linear.checkpoints import fingerprint
-from incontext_linear.parameters import ParameterError, Parameters, check_parameters
-from incontext_linear.sweeps.config import AxisValue, SweepConfig, SweepError
-from incontext_linear.training import NO_EFFECT
+from incontext_linear.files import fingerprint
+from incontext_linear.parameters import (
+    AxisValue,
+    ParameterError,
+    Parameters,
+    check_parameters,
+    show,
+)
+from incontext_linear.sweeps.config import SweepConfig, SweepError
+from incontext_linear.training.config import NO_EFFECT
 
 PIPELINES = ("data_generation", "model_training", "baseline_estimation", "behavioral_comparison")
 """What one variant runs."""
@@ -40,13 +47,17 @@ class Variant:
     @property
     def folder(self) -> Path:
         """Its place below the sweep's folder: ``model.num_layers=4/seed=0``."""
-        return Path(*(f"{quote(axis)}={quote(show(value), safe='+,')}" for axis, value in self._settings()))
+        return Path(
+            *(f"{quote(axis)}={quote(show(value), safe='+,')}" for axis, value in self._settings())
+        )
 
     @property
     def fingerprint(self) -> str:
         """Changes with every parameter that its results depend on, and with no other."""
         tree = self.parameters.model_dump(mode="json", include=set(DECISIVE))
-        tree["training"] = {key: value for key, value in tree["training"].items() if key not in NO_EFFECT}
+        tree["training"] = {
+            key: value for key, value in tree["training"].items() if key not in NO_EFFECT
+        }
         return fingerprint(tree, self.seed)
 
     @property
@@ -65,11 +76,6 @@ class Variant:
         return [*self.axes.items(), ("seed", self.seed)]
 
 
-def show(value: AxisValue) -> str:
-    """A value as it appears in names and tags: ``null``, ``true``, ``0.25``, ``adamw``."""
-    return value if isinstance(value, str) else json.dumps(value)
-
-
 def cross(
     name: str, sweep: SweepConfig, read_parameters: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> list[Variant]:
@@ -81,8 +87,8 @@ def cross(
         read_parameters: gives the environment's parameter tree with nested overrides laid over it.
 
     Raises:
-        SweepError: if an axis names no parameter that matters, or a variant's parameters are not valid;
-            every such variant is named, with the parameter.
+        SweepError: if an axis names no parameter that matters, or a variant's parameters are not
+            valid; every such variant is named, with the parameter.
     """
     tree = read_parameters(sweep.parameters)
     paths = {axis: _locate(tree, axis, f"{name}.axes") for axis in sweep.axes}
@@ -107,7 +113,9 @@ def cross(
 
 
 def _locate(tree: dict[str, Any], axis: str, where: str) -> tuple[str, ...]:
-    """The keys that a dotted name stands for; a key may hold dots (``baselines.ridge_0.1.penalty``)."""
+    """The keys that a dotted name stands for; a key may hold dots
+    (``baselines.ridge_0.1.penalty``).
+    """
     path, rest = [], axis
     while rest:
         fits = [key for key in tree if rest == key or rest.startswith(f"{key}.")] if tree else []

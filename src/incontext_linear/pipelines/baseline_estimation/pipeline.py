@@ -3,15 +3,21 @@
 from kedro.pipeline import Pipeline, node, pipeline
 
 from incontext_linear.pipelines import data_generation
-from incontext_linear.pipelines.baseline_estimation.nodes import estimate_predictions, estimate_weights
+from incontext_linear.pipelines.baseline_estimation.nodes import (
+    estimate_predictions,
+    estimate_weights,
+)
 
 
 def create_pipeline(**kwargs) -> Pipeline:
     """Estimate what every baseline predicts, and the linear map behind its predictions.
 
-    The prompts are drawn anew, which takes a moment, so that they are always those of the parameters.
+    The prompts are drawn anew, which takes a moment, so that they are always those of the
+    parameters.
     """
-    prompts = data_generation.create_pipeline().to_outputs("evaluation_prompts", "evaluation_queries")
+    prompts = data_generation.create_pipeline().to_outputs(
+        "evaluation_prompts", "evaluation_queries"
+    )
     return prompts + pipeline(
         [
             node(

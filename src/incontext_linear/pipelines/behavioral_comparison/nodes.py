@@ -1,4 +1,6 @@
-"""Hold the learner against every textbook algorithm, by its predictions alone (paper, section 4)."""
+"""Hold the learner against every textbook algorithm, by its predictions alone (paper, section
+4).
+"""
 
 import logging
 from typing import Any
@@ -8,17 +10,23 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from incontext_linear.checkpoints import Learner, resolve_device
-from incontext_linear.config import ComparisonConfig
-from incontext_linear.divergence import (
+from incontext_linear.comparison.config import ComparisonConfig
+from incontext_linear.comparison.divergence import (
     curve,
     implicit_weight_difference,
     implicit_weights,
     squared_prediction_difference,
 )
-from incontext_linear.figures import plot_divergences, plot_risks
+from incontext_linear.config import resolve_device
+from incontext_linear.figures.behavioral_comparison import plot_divergences, plot_risks
+from incontext_linear.learner.saved import Learner
 from incontext_linear.parameters import LEARNER
-from incontext_linear.tables import MetricHistories, metric_history, predictions_by_name, tidy_predictions
+from incontext_linear.tables import (
+    MetricHistories,
+    metric_history,
+    predictions_by_name,
+    tidy_predictions,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +81,9 @@ def measure_ilwd(
     names = [name for name, spec in baselines.items() if spec is not None]
     missing = [name for name in names if name not in baseline_weights]
     if missing:
-        raise ValueError(f"baselines {missing} have no saved weights; run baseline_estimation again")
+        raise ValueError(
+            f"baselines {missing} have no saved weights; run baseline_estimation again"
+        )
     settings = (comparison.confidence, comparison.num_resamples, seed)
     return pd.concat(
         [
@@ -103,12 +113,18 @@ def measure_risk(
     comparison: ComparisonConfig,
     seed: int,
 ) -> pd.DataFrame:
-    """Squared error against the true labels, learner and baselines alike, with intervals over prompts."""
-    predictions = predictions_by_name(learner_predictions) | predictions_by_name(baseline_predictions)
+    """Squared error against the true labels, learner and baselines alike, with intervals over
+    prompts.
+    """
+    predictions = predictions_by_name(learner_predictions) | predictions_by_name(
+        baseline_predictions
+    )
     settings = (comparison.confidence, comparison.num_resamples, seed)
     return pd.concat(
         [
-            curve(squared_prediction_difference(values, prompts["ys"]), {"predictor": name}, *settings)
+            curve(
+                squared_prediction_difference(values, prompts["ys"]), {"predictor": name}, *settings
+            )
             for name, values in predictions.items()
         ],
         ignore_index=True,
@@ -118,9 +134,11 @@ def measure_risk(
 def report_comparison_metrics(
     spd: pd.DataFrame, ilwd: pd.DataFrame, linearity: pd.DataFrame
 ) -> MetricHistories:
-    """The curves as metric histories whose step is the number of examples seen, for MLflow's overlays.
+    """The curves as metric histories whose step is the number of examples seen, for MLflow's
+    overlays.
 
-    And the answer in short, as a log line: the algorithms nearest to the learner at the end of the prompt.
+    And the answer in short, as a log line: the algorithms nearest to the learner at the end of the
+        prompt.
     """
     longest = spd["examples_seen"].max()
     nearest = spd[spd["examples_seen"] == longest].nsmallest(3, "mean")
@@ -129,7 +147,9 @@ def report_comparison_metrics(
         longest,
         ", ".join(
             f"{name} (SPD {mean:.2g} [{low:.2g}, {high:.2g}])"
-            for name, mean, low, high in nearest[["predictor", "mean", "low", "high"]].itertuples(index=False)
+            for name, mean, low, high in nearest[["predictor", "mean", "low", "high"]].itertuples(
+                index=False
+            )
         ),
     )
     return {

@@ -21,7 +21,8 @@ _SETTINGS = ["params:comparison", "params:seed"]
 def create_pipeline(**kwargs) -> Pipeline:
     """Compare the learner with the baselines by predictions and by implicit weights.
 
-    What the baselines predict is estimated anew, which takes seconds: everyone answers the same prompts.
+    What the baselines predict is estimated anew, which takes seconds: everyone answers the same
+        prompts.
     """
     return baseline_estimation.create_pipeline() + pipeline(
         [

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from incontext_linear.construction import measurements
 from incontext_linear.construction.config import ConstructionConfig
-from incontext_linear.construction.figures import (
+from incontext_linear.figures.construction import (
     plot_constants,
     plot_errors,
     plot_hidden_matrix,
@@ -15,7 +15,9 @@ from incontext_linear.tables import MetricHistories, metric_history
 
 
 def measure_sizes(construction: ConstructionConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Build every program at every d; returns its sizes, and the growth of rows and units fitted in d."""
+    """Build every program at every d; returns its sizes, and the growth of rows and units fitted in
+    d.
+    """
     sizes = measurements.size_table(construction)
     return sizes, measurements.growth_table(sizes)
 

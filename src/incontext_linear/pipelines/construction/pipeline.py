@@ -37,7 +37,9 @@ def create_pipeline(**kwargs) -> Pipeline:
                 "construction_constants",
                 name="measure_constants",
             ),
-            node(trace_gradient_step, "params:seed", "construction_trace", name="trace_gradient_step"),
+            node(
+                trace_gradient_step, "params:seed", "construction_trace", name="trace_gradient_step"
+            ),
             node(
                 report_construction_metrics,
                 ["construction_sizes", "construction_errors"],
@@ -45,7 +47,9 @@ def create_pipeline(**kwargs) -> Pipeline:
                 name="report_construction_metrics",
             ),
             node(draw_sizes, "construction_sizes", "construction_size_figure", name="draw_sizes"),
-            node(draw_errors, "construction_errors", "construction_error_figure", name="draw_errors"),
+            node(
+                draw_errors, "construction_errors", "construction_error_figure", name="draw_errors"
+            ),
             node(
                 draw_constants,
                 "construction_constants",

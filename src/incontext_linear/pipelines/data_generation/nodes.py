@@ -1,22 +1,31 @@
 """Draw the prompts that the other pipelines measure on, from seeds of their own."""
 
-from incontext_linear.config import ComparisonConfig, DataGenerationConfig, TaskConfig
+from incontext_linear.comparison.config import ComparisonConfig
+from incontext_linear.config import DataGenerationConfig, TaskConfig
 from incontext_linear.tasks import draw_mixture, draw_prompts, generator
 
 Tensors = dict
 
 
-def draw_evaluation_prompts(task: TaskConfig, data_generation: DataGenerationConfig, seed: int) -> Tensors:
+def draw_evaluation_prompts(
+    task: TaskConfig, data_generation: DataGenerationConfig, seed: int
+) -> Tensors:
     """Prompts for the behavioural comparison: xs (B, n, d), ys (B, n), ws (B, d)."""
-    return draw_prompts(task, data_generation.num_evaluation_prompts, seed, stream="evaluation")._asdict()
+    return draw_prompts(
+        task, data_generation.num_evaluation_prompts, seed, stream="evaluation"
+    )._asdict()
 
 
 def draw_evaluation_queries(task: TaskConfig, comparison: ComparisonConfig, seed: int) -> Tensors:
-    """Fresh queries (B', Q, d) from the inputs' distribution, on which implicit weights are fitted."""
+    """Fresh queries (B', Q, d) from the inputs' distribution, on which implicit weights are
+    fitted.
+    """
     shape = (comparison.num_weight_prompts, comparison.num_queries, task.dim)
     return {"queries": draw_mixture(task.inputs, shape, generator(seed, "queries"))}
 
 
-def draw_probing_prompts(task: TaskConfig, data_generation: DataGenerationConfig, seed: int) -> Tensors:
+def draw_probing_prompts(
+    task: TaskConfig, data_generation: DataGenerationConfig, seed: int
+) -> Tensors:
     """Prompts for the probes: xs (B, n, d), ys (B, n), ws (B, d)."""
     return draw_prompts(task, data_generation.num_probing_prompts, seed, stream="probing")._asdict()

@@ -3,12 +3,14 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from incontext_linear.checkpoints import CheckpointStore, Learner, check_same_shape
-from incontext_linear.config import ModelConfig, TaskConfig, TrainingConfig
-from incontext_linear.figures import plot_history
+from incontext_linear.config import ModelConfig, TaskConfig
+from incontext_linear.figures.model_training import plot_history
+from incontext_linear.learner.saved import Learner, check_same_shape
 from incontext_linear.progress import training_progress
 from incontext_linear.tables import MetricHistories, metric_history
-from incontext_linear.training import run_fingerprint, train
+from incontext_linear.training import Recipe, train
+from incontext_linear.training.checkpoints import CheckpointStore
+from incontext_linear.training.config import TrainingConfig
 
 
 def train_learner(
@@ -20,20 +22,24 @@ def train_learner(
     device: str,
     pretrained: Learner | None,
 ) -> Learner:
-    """Train from the seed, or resume; a pretrained learner, where the catalog has one, is used as it is.
+    """Train from the seed, or resume; a pretrained learner, where the catalog has one, is used as
+    it is.
 
     Raises:
         ValueError: if the pretrained learner has another task or shape than the parameters say.
     """
     if pretrained is not None:
-        check_same_shape("the pretrained learner", (pretrained.task, pretrained.model.config), (task, model))
+        check_same_shape(
+            "the pretrained learner", (pretrained.task, pretrained.model.config), (task, model)
+        )
         if pretrained.task != task:
             raise ValueError(
-                f"the pretrained learner was trained on [{pretrained.task}], but the parameters say [{task}]"
+                f"the pretrained learner was trained on [{pretrained.task}], but the parameters "
+                f"say [{task}]"
             )
         return pretrained
     with training_progress(training.num_steps) as report:
-        return train(task, model, training, seed, device, checkpoints, report)
+        return train(Recipe(task, model, training, seed), device, checkpoints, report)
 
 
 def discard_checkpoints(
@@ -44,8 +50,10 @@ def discard_checkpoints(
     seed: int,
     checkpoints: CheckpointStore,
 ) -> None:
-    """Remove the checkpoints of a run whose learner is saved: ``learner`` is only here to say that it is."""
-    checkpoints.discard(run_fingerprint(task, model, training, seed))
+    """Remove the checkpoints of a run whose learner is saved: ``learner`` is only here to say that
+    it is.
+    """
+    checkpoints.discard(Recipe(task, model, training, seed).fingerprint)
 
 
 def tabulate_history(learner: Learner) -> pd.DataFrame:
@@ -56,7 +64,8 @@ def tabulate_history(learner: Learner) -> pd.DataFrame:
 def report_training_metrics(history: pd.DataFrame) -> MetricHistories:
     """Loss and SPD to OLS over steps, as metric histories."""
     return {
-        f"training.{name}": metric_history(history["step"], history[name]) for name in ("loss", "spd_to_ols")
+        f"training.{name}": metric_history(history["step"], history[name])
+        for name in ("loss", "spd_to_ols")
     }
 
 

@@ -18,7 +18,10 @@ def create_pipeline(**kwargs) -> Pipeline:
     return pipeline(
         [
             node(
-                train_learner, [*_RUN, "params:device", "pretrained_learner"], "learner", name="train_learner"
+                train_learner,
+                [*_RUN, "params:device", "pretrained_learner"],
+                "learner",
+                name="train_learner",
             ),
             node(discard_checkpoints, ["learner", *_RUN], None, name="discard_checkpoints"),
             node(tabulate_history, "learner", "training_history", name="tabulate_history"),

@@ -1,4 +1,6 @@
-"""Which algorithm a finished sweep's learners are nearest to, along one of its axes (paper, section 4)."""
+"""Which algorithm a finished sweep's learners are nearest to, along one of its axes (paper, section
+4).
+"""
 
 import logging
 from collections.abc import Callable
@@ -7,20 +9,22 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from incontext_linear.config import PhaseDiagramConfig
-from incontext_linear.figures_phase_diagram import plot_axis_divergences, plot_heat_map, plot_nearest
-from incontext_linear.phase_diagram import (
+from incontext_linear.figures.phase_diagram import (
+    plot_axis_divergences,
+    plot_heat_map,
+    plot_nearest,
+)
+from incontext_linear.phase_diagram.config import PhaseDiagramConfig
+from incontext_linear.phase_diagram.nearest import divergence_table, heat_map_table, nearest_table
+from incontext_linear.phase_diagram.resampling import (
     MEAN,
     Differences,
     Resamples,
-    divergence_table,
-    heat_map_table,
-    nearest_table,
     resample_sweep,
     signed_differences,
-    transition_table,
 )
-from incontext_linear.phase_variants import (
+from incontext_linear.phase_diagram.transitions import transition_table
+from incontext_linear.phase_diagram.variants import (
     PhaseDiagramError,
     differing_parameters,
     list_variants,
@@ -34,7 +38,10 @@ Partitions = dict[str, Callable[[], Any]]
 
 
 def select_variants(
-    variants: Partitions, learner: Partitions, baselines: Partitions, phase_diagram: PhaseDiagramConfig
+    variants: Partitions,
+    learner: Partitions,
+    baselines: Partitions,
+    phase_diagram: PhaseDiagramConfig,
 ) -> pd.DataFrame:
     """Every variant along the axis, used or not; what is missing is logged by name.
 
@@ -43,7 +50,9 @@ def select_variants(
     """
     records = {folder: load() for folder, load in variants.items()}
     _check_sweep(records, phase_diagram.sweep)
-    table = list_variants(records, learner.keys() & baselines.keys(), phase_diagram.axis, phase_diagram.where)
+    table = list_variants(
+        records, learner.keys() & baselines.keys(), phase_diagram.axis, phase_diagram.where
+    )
     used = [records[folder] for folder in table.loc[table["used"], "folder"]]
     axes = {name for record in used for name in record["axes"]}
     for line in missing_cells(table) + differing_parameters([r["parameters"] for r in used], axes):
@@ -62,7 +71,8 @@ def _check_sweep(records: dict[str, Any], sweep: str) -> None:
     found = {record["sweep"] for record in records.values()}
     if found != {sweep}:
         raise PhaseDiagramError(
-            f"phase_diagram.sweep is {sweep!r}, but the catalog reads {', '.join(map(repr, sorted(found)))}; "
+            f"phase_diagram.sweep is {sweep!r}, but the catalog reads "
+            f"{', '.join(map(repr, sorted(found)))}; "
             f"name the sweep by `--params phase_diagram.sweep={sweep}` or by `sweep` in globals.yml"
         )
 
@@ -74,13 +84,17 @@ def resample_divergences(
     phase_diagram: PhaseDiagramConfig,
     seed: int,
 ) -> Resamples:
-    """SPD means of all values, k and predictors in every resample; one variant is read at a time."""
+    """SPD means of all values, k and predictors in every resample; one variant is read at a
+    time.
+    """
 
     def read(folder: str) -> Differences:
         return signed_differences(learner[folder](), baselines[folder]())
 
     config, used = phase_diagram, selected[selected["used"]]
-    return resample_sweep(used, read, config.examples_seen, config.points, config.num_resamples, seed)
+    return resample_sweep(
+        used, read, config.examples_seen, config.points, config.num_resamples, seed
+    )
 
 
 def measure_divergences(resamples: Resamples, phase_diagram: PhaseDiagramConfig) -> pd.DataFrame:
@@ -94,10 +108,15 @@ def find_nearest(resamples: Resamples, phase_diagram: PhaseDiagramConfig) -> pd.
 
 
 def measure_heat_map(
-    resamples: Resamples, variants: Partitions, selected: pd.DataFrame, phase_diagram: PhaseDiagramConfig
+    resamples: Resamples,
+    variants: Partitions,
+    selected: pd.DataFrame,
+    phase_diagram: PhaseDiagramConfig,
 ) -> pd.DataFrame:
     """Learner × predictor; for a noise axis learner × ridge(λ), with the diagonal λ = σ²/τ²."""
-    parameters = [variants[folder]()["parameters"] for folder in selected.loc[selected["used"], "folder"]]
+    parameters = [
+        variants[folder]()["parameters"] for folder in selected.loc[selected["used"], "folder"]
+    ]
     return heat_map_table(resamples, ridge_penalties(parameters), phase_diagram.confidence)
 
 
@@ -107,9 +126,13 @@ def find_transitions(resamples: Resamples, phase_diagram: PhaseDiagramConfig) ->
 
 
 def report_phase_metrics(
-    divergences: pd.DataFrame, nearest: pd.DataFrame, heat_map: pd.DataFrame, transitions: pd.DataFrame
+    divergences: pd.DataFrame,
+    nearest: pd.DataFrame,
+    heat_map: pd.DataFrame,
+    transitions: pd.DataFrame,
 ) -> MetricHistories:
-    """Means over k as metric histories along the axis, for MLflow; where the nearest algorithm changes.
+    """Means over k as metric histories along the axis, for MLflow; where the nearest algorithm
+    changes.
 
     The step is the axis value where all are whole numbers, and its position in the sweep otherwise.
     """
@@ -123,7 +146,9 @@ def report_phase_metrics(
     mean, best, grid, changes = (
         table[table["scope"] == MEAN] for table in (divergences, nearest, heat_map, transitions)
     )
-    metrics = {f"phase.spd.{name}": history(rows, "mean") for name, rows in mean.groupby("predictor")}
+    metrics = {
+        f"phase.spd.{name}": history(rows, "mean") for name, rows in mean.groupby("predictor")
+    }
     metrics |= {f"phase.{name}": history(best, name) for name in ("margin", "certainty")}
     metrics["phase.diagonal_share"] = history(grid[grid["diagonal"]], "share")
     for pair, rows in changes.groupby(["before", "after"]):

@@ -1,4 +1,6 @@
-"""Wiring: a finished sweep in; which algorithm its learners are nearest to, figures and metrics out."""
+"""Wiring: a finished sweep in; which algorithm its learners are nearest to, figures and metrics
+out.
+"""
 
 from kedro.pipeline import Pipeline, node, pipeline
 
@@ -45,7 +47,9 @@ def _measure() -> Pipeline:
                 "phase_divergences",
                 name="measure_divergences",
             ),
-            node(find_nearest, ["sweep_resamples", _SETTINGS], "phase_nearest", name="find_nearest"),
+            node(
+                find_nearest, ["sweep_resamples", _SETTINGS], "phase_nearest", name="find_nearest"
+            ),
             node(
                 measure_heat_map,
                 ["sweep_resamples", "sweep_variants", "phase_variants", _SETTINGS],
@@ -53,7 +57,10 @@ def _measure() -> Pipeline:
                 name="measure_heat_map",
             ),
             node(
-                find_transitions, ["sweep_resamples", _SETTINGS], "phase_transitions", name="find_transitions"
+                find_transitions,
+                ["sweep_resamples", _SETTINGS],
+                "phase_transitions",
+                name="find_transitions",
             ),
         ]
     )

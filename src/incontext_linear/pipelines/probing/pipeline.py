@@ -1,4 +1,6 @@
-"""Wiring: a learner, its controls and probing prompts in; scores, selectivity, causality and progress out."""
+"""Wiring: a learner, its controls and probing prompts in; scores, selectivity, causality and
+progress out.
+"""
 
 from kedro.pipeline import Pipeline, node, pipeline
 
@@ -39,7 +41,8 @@ _BOOTSTRAP = ["params:probing", "params:seed"]
 
 
 def create_pipeline(**kwargs) -> Pipeline:
-    """Probes, their controls, interventions and the layers' progress; each part has a tag of its own.
+    """Probes, their controls, interventions and the layers' progress; each part has a tag of its
+    own.
 
     The prompts are drawn anew, which takes a moment, so that a learner is all that a run needs.
     """
@@ -66,10 +69,18 @@ def _probes() -> Pipeline:
                 name="train_probes",
             ),
             node(score_probes, ["probe_errors", *_BOOTSTRAP], "probe_scores", name="score_probes"),
-            node(report_probing_metrics, "probe_scores", "probing_metrics", name="report_probing_metrics"),
+            node(
+                report_probing_metrics,
+                "probe_scores",
+                "probing_metrics",
+                name="report_probing_metrics",
+            ),
             node(draw_probe_scores, "probe_scores", "probe_score_figure", name="draw_probe_scores"),
             node(
-                draw_probe_attention, "probe_attention", "probe_attention_figure", name="draw_probe_attention"
+                draw_probe_attention,
+                "probe_attention",
+                "probe_attention_figure",
+                name="draw_probe_attention",
             ),
             node(
                 average_attention,
@@ -77,7 +88,12 @@ def _probes() -> Pipeline:
                 "learner_attention",
                 name="average_attention",
             ),
-            node(draw_attention, "learner_attention", "learner_attention_figure", name="draw_attention"),
+            node(
+                draw_attention,
+                "learner_attention",
+                "learner_attention_figure",
+                name="draw_attention",
+            ),
         ],
         tags="probes",
     )
@@ -99,7 +115,12 @@ def _controls() -> Pipeline:
                 "control_errors",
                 name="train_control_probes",
             ),
-            node(score_probes, ["control_errors", *_BOOTSTRAP], "control_scores", name="score_controls"),
+            node(
+                score_probes,
+                ["control_errors", *_BOOTSTRAP],
+                "control_scores",
+                name="score_controls",
+            ),
             node(
                 measure_selectivity,
                 ["probe_errors", "control_errors", *_BOOTSTRAP],
@@ -142,7 +163,12 @@ def _causality() -> Pipeline:
     return pipeline(
         [
             node(measure_causality, inputs, "causality", name="measure_causality"),
-            node(report_causality_metrics, "causality", "causality_metrics", name="report_causality_metrics"),
+            node(
+                report_causality_metrics,
+                "causality",
+                "causality_metrics",
+                name="report_causality_metrics",
+            ),
             node(draw_causality, "causality", "causality_figure", name="draw_causality"),
         ],
         tags="causality",
@@ -211,9 +237,17 @@ def _layerwise() -> Pipeline:
                 name="measure_progress",
             ),
             node(
-                report_progress_metrics, "nearest_steps", "progress_metrics", name="report_progress_metrics"
+                report_progress_metrics,
+                "nearest_steps",
+                "progress_metrics",
+                name="report_progress_metrics",
             ),
-            node(draw_progress, ["layer_progress", "nearest_steps"], "progress_figure", name="draw_progress"),
+            node(
+                draw_progress,
+                ["layer_progress", "nearest_steps"],
+                "progress_figure",
+                name="draw_progress",
+            ),
         ],
         tags="layerwise",
     )

@@ -1,0 +1,199 @@
+"""Figures of the construction: its sizes, its errors, and the hidden matrix of one gradient step.
+
+Tables in (see `measurements`), Matplotlib figures out. To draw the figures of
+`docs/construction.md`:
+
+    python -m incontext_linear.construction.figures docs/figures
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import SymLogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from incontext_linear.figures.style import GRID, INK, MUTED, legend_beside, prepare_axes, styles
+
+AXIS_LABELS = {
+    "saturation": "attention saturation (lead of the score)",
+    "padding": "LayerNorm padding N",
+    "gelu_scale": "GeLU scale s",
+}
+SIZE_LABELS = {"layers": "layers", "hidden_rows": "hidden rows", "mlp_width": "MLP width"}
+MARKERS = "osD^v"
+LARGE = 1e3
+"""Entries above this are the padding: they are drawn as a symbol, not as a colour."""
+
+
+def plot_sizes(sizes: pd.DataFrame) -> Figure:
+    """Layers, hidden rows and MLP width against d, a curve a program."""
+    figure = Figure(figsize=(13, 4.4), layout="constrained")
+    for axes, (size, label) in zip(figure.subplots(1, 3), SIZE_LABELS.items(), strict=True):
+        _curves(axes, sizes, "dim", size)
+        axes.set_xscale("log", base=2)
+        if size == "layers":
+            axes.set_ylim(0, sizes[size].max() + 1)
+        else:
+            axes.set_yscale("log", base=2)
+        for ticks in (axes.xaxis, axes.yaxis):
+            ticks.set_major_formatter("{x:.0f}")
+        prepare_axes(axes, label[0].upper() + label[1:], "dimension d", label)
+    legend_beside(figure, axes)
+    return figure
+
+
+def plot_errors(errors: pd.DataFrame) -> Figure:
+    """Relative error against d: a panel a dtype, a curve a program, the targets dotted."""
+    figure = Figure(figsize=(11.5, 4.4), layout="constrained")
+    dtypes = list(dict.fromkeys(errors["dtype"]))
+    for axes, dtype in zip(
+        figure.subplots(1, len(dtypes), squeeze=False, sharey=True)[0], dtypes, strict=True
+    ):
+        _curves(axes, errors[errors["dtype"] == dtype], "dim", "relative_error")
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.set_yscale("log")
+        if dtype == "float64":
+            for target, what in ((1e-6, "single steps: 1e-6"), (1e-4, "whole prompts: 1e-4")):
+                axes.axhline(target, color=MUTED, linewidth=0.9, linestyle=":")
+                axes.annotate(
+                    what, (1, target), xytext=(0, 3), textcoords="offset points", color=MUTED
+                )
+        prepare_axes(axes, dtype, "dimension d", "relative error")
+    legend_beside(figure, axes)
+    return figure
+
+
+def plot_constants(constants: pd.DataFrame) -> Figure:
+    """Relative error against each constant: a row a dtype, a curve a program, the chosen value
+    marked.
+    """
+    dtypes = list(dict.fromkeys(constants["dtype"]))
+    figure = Figure(figsize=(13.5, 3.8 * len(dtypes)), layout="constrained")
+    grid = figure.subplots(len(dtypes), len(AXIS_LABELS), sharey=True, squeeze=False)
+    for row, dtype in zip(grid, dtypes, strict=True):
+        for axes, (constant, label) in zip(row, AXIS_LABELS.items(), strict=True):
+            table = constants[(constants["dtype"] == dtype) & (constants["constant"] == constant)]
+            _curves(axes, table, "value", "relative_error")
+            axes.set_yscale("log")
+            axes.set_ylim(1e-11, 1e2)
+            if constant != "saturation":
+                axes.set_xscale("log")
+            chosen = table.loc[table["chosen"], "value"].iloc[0]
+            axes.axvline(chosen, color=INK, linewidth=1.2, linestyle="--")
+            axes.annotate(
+                f"chosen: {chosen:g}",
+                (chosen, 1e-11),
+                xytext=(4, 6),
+                textcoords="offset points",
+                color=INK,
+            )
+            prepare_axes(axes, dtype, label, "relative error")
+    legend_beside(figure, axes)
+    return figure
+
+
+def plot_hidden_matrix(trace: pd.DataFrame) -> Figure:
+    """The hidden matrix (rows × tokens) after every layer of one gradient step; what changed is
+    boxed.
+    """
+    layers = [rows for _, rows in trace.groupby("layer", sort=True)]
+    labels, tokens = (list(dict.fromkeys(trace[name])) for name in ("row", "token"))
+    per_row = -(-len(layers) // 2)
+    figure = Figure(figsize=(2.9 * per_row + 0.6, 0.46 * len(labels) + 1), layout="constrained")
+    grid = figure.subplots(2, per_row, sharey=True).ravel()
+    before = None
+    for axes, rows in zip(grid, layers, strict=False):
+        values = (
+            rows.pivot(index="row", columns="token", values="value").loc[labels, tokens].to_numpy()
+        )
+        _draw_matrix(axes, values, before)
+        first = rows.iloc[0]
+        title = "the prompt" if before is None else f"layer {first['layer']}: {first['operation']}"
+        axes.set_title(
+            f"{title}\n{first['line'] if before is not None else 'read-in + positions'}",
+            fontsize=9.5,
+        )
+        axes.set_xticks(range(len(tokens)), tokens)
+        axes.set_yticks(range(len(labels)), labels, fontsize=7.5)
+        before = values
+    for axes in grid[len(layers) :]:
+        axes.set_axis_off()
+    return figure
+
+
+def _draw_matrix(axes: Axes, values: np.ndarray, before: np.ndarray | None) -> None:
+    """One panel: colours and numbers; boxes around the entries that differ from the panel
+    before.
+    """
+    large = np.abs(values) > LARGE
+    shown = np.where(large, 0.0, values)
+    axes.imshow(shown, cmap="RdBu_r", norm=SymLogNorm(0.3, vmin=-5, vmax=5), aspect="auto")
+    for (row, token), value in np.ndenumerate(values):
+        if large[row, token]:
+            text = "+N" if value > 0 else "−N"
+        else:
+            text = f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
+        empty = text == "0.00"
+        dark = abs(shown[row, token]) > 0.8
+        color = "white" if dark else "#c3c8d0" if empty else INK
+        axes.text(
+            token, row, "0" if empty else text, ha="center", va="center", fontsize=6.5, color=color
+        )
+        if before is not None and abs(value - before[row, token]) > 1e-6 * max(1.0, abs(value)):
+            box = Rectangle(
+                (token - 0.5, row - 0.5),
+                1,
+                1,
+                fill=False,
+                edgecolor=INK,
+                linewidth=2,
+                clip_on=False,
+            )
+            axes.add_patch(box)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_color(GRID)
+
+
+def _curves(axes: Axes, table: pd.DataFrame, x: str, y: str) -> None:
+    looks = styles(table["program"])
+    for marker, (name, rows) in zip(MARKERS, table.groupby("program", sort=False), strict=False):
+        axes.plot(
+            rows[x],
+            rows[y],
+            label=name,
+            marker=marker,
+            markersize=4.5,
+            linewidth=1.4,
+            alpha=0.85,
+            **looks[name],
+        )
+
+
+def main() -> None:
+    """Draw every figure of the construction into a folder, with the default parameters and seed
+    0.
+    """
+    from incontext_linear.construction import measurements
+    from incontext_linear.construction.config import ConstructionConfig
+
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("folder", type=Path)
+    folder, config = parser.parse_args().folder, ConstructionConfig()
+    figures = {
+        "hidden_matrix": plot_hidden_matrix(measurements.trace_gradient_step(seed=0)),
+        "sizes": plot_sizes(measurements.size_table(config)),
+        "errors": plot_errors(measurements.error_table(config, seed=0)),
+        "constants": plot_constants(measurements.constants_table(config, seed=0)),
+    }
+    for name, figure in figures.items():
+        figure.savefig(folder / f"construction_{name}.png", dpi=150)
+
+
+if __name__ == "__main__":
+    main()

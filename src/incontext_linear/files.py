@@ -1,0 +1,126 @@
+"""Files: the one atomic writer, tensors with a described header, and fingerprints.
+
+Whatever the project writes passes through `replace_atomically`: a reader, or a process that dies
+half-way, sees the old file or the new one, never a part. Tensors are safetensors, never pickle,
+with a JSON description in the file's header.
+"""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+FORMAT = 1
+"""Of the header: raised when an older version of this project could not read what is written."""
+
+_HEADER_KEY = "incontext_linear"
+_TEMPORARY = ".tmp"
+
+
+class UnreadableFileError(RuntimeError):
+    """A file is truncated, is not one of ours, or is of another format version."""
+
+
+def replace_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, which then takes its place.
+
+    Args:
+        path: the file that is made or replaced; its folder is made where it is missing.
+        write: is given the temporary path, in the same folder and with the same ending.
+
+    Raises:
+        OSError: naming ``path``, if the disk is full or read-only; the old file is then as it was.
+    """
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{_TEMPORARY}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        write(temporary)
+        temporary.chmod(mode)  # safetensors makes files that nobody else can read
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(folder: Path) -> list[Path]:
+    """Remove what killed writers left below a folder that nobody writes to now; gives what was
+    removed.
+    """
+    stale = [path for path in folder.rglob(f".*{_TEMPORARY}*") if path.is_file()]
+    for path in stale:
+        path.unlink(missing_ok=True)
+    return stale
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    replace_atomically(path, lambda temporary: temporary.write_text(text) and None)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty if the file is missing or no such object."""
+    try:
+        content = json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON object atomically, indented."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
+    """Write tensors and their description atomically; identical content is left untouched."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header = json.dumps({**description, "format": FORMAT}, sort_keys=True)
+    content = save(contiguous, metadata={_HEADER_KEY: header})
+    if path.exists() and path.stat().st_size == len(content) and path.read_bytes() == content:
+        return
+    replace_atomically(path, lambda temporary: temporary.write_bytes(content) and None)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write_tensors` wrote.
+
+    Raises:
+        UnreadableFileError: if the file is truncated, was not written by `write_tensors`, or is of
+            a newer format than this version knows.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            description = json.loads((file.metadata() or {})[_HEADER_KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise UnreadableFileError(
+            f"{path} is truncated or not a weights file of this project: {error}"
+        ) from error
+    found = description.pop("format", 0)  # files from before formats had numbers
+    if not isinstance(found, int) or found > FORMAT:
+        raise UnreadableFileError(
+            f"{path} has format {found!r}, and this version of incontext-linear reads formats 0 to "
+            f"{FORMAT}: "
+            "update the package, or train the learner again"
+        )
+    return tensors, description
+
+
+def fingerprint(*configs: Any) -> str:
+    """A short hash of JSON-like values: equal parameters, equal fingerprint."""
+    text = json.dumps(configs, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,81 @@
+"""A learner on disk: weights, configuration and training record in one safetensors file."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from incontext_linear.config import ModelConfig, TaskConfig
+from incontext_linear.files import UnreadableFileError, read_tensors, write_tensors
+from incontext_linear.learner.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A trained transformer with what it was trained on, and how (its training record)."""
+
+    model: Transformer
+    task: TaskConfig
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> str:
+        """Its sizes, in words."""
+        return describe_shape(self.task, self.model.config)
+
+
+def describe_shape(task: TaskConfig, model: ModelConfig) -> str:
+    """Sizes that decide whether weights fit a transformer."""
+    return (
+        f"dim={task.dim} num_examples={task.num_examples} num_layers={model.num_layers} "
+        f"num_heads={model.num_heads} width={model.width} mlp_width={model.mlp_units}"
+    )
+
+
+def save_learner(path: Path, learner: Learner) -> None:
+    """Write a learner: its weights, and in the header its configuration and training record."""
+    description = {
+        "task": learner.task.model_dump(mode="json"),
+        "model": learner.model.config.model_dump(mode="json"),
+        "record": learner.record,
+    }
+    write_tensors(path, learner.model.state_dict(), description)
+
+
+def load_learner(path: Path, expected: tuple[TaskConfig, ModelConfig] | None = None) -> Learner:
+    """Read a learner, on the CPU, in evaluation mode.
+
+    Args:
+        path: file written by `save_learner`.
+        expected: sizes that the learner must have, where the caller needs certain ones.
+
+    Raises:
+        UnreadableFileError: if the file is truncated or no learner.
+        ValueError: if the learner has another shape; both shapes are named.
+    """
+    tensors, description = read_tensors(path)
+    try:
+        task = TaskConfig.model_validate(description["task"])
+        config = ModelConfig.model_validate(description["model"])
+        model = Transformer(task.dim, task.num_examples, config)
+        model.load_state_dict(tensors)
+        learner = Learner(model.eval(), task, description["record"])
+    except (KeyError, ValidationError, RuntimeError) as error:
+        raise UnreadableFileError(
+            f"{path} holds no learner that this version can read: {error}"
+        ) from error
+    if expected is not None:
+        check_same_shape(f"the learner in {path}", (task, config), expected)
+    return learner
+
+
+def check_same_shape(
+    owner: str, found: tuple[TaskConfig, ModelConfig], expected: tuple[TaskConfig, ModelConfig]
+) -> None:
+    """Raise ValueError, naming both shapes, if ``found`` differs from ``expected``."""
+    if describe_shape(*found) != describe_shape(*expected):
+        raise ValueError(
+            f"{owner} has shape [{describe_shape(*found)}], "
+            f"but the parameters ask for [{describe_shape(*expected)}]"
+        )

@@ -1,0 +1,128 @@
+"""Which algorithm's progress does depth resemble? Predictions read out of every layer, set beside m
+steps.
+
+A linear read-out (ridge regression) is fitted on each layer's residual stream at the x-tokens, to
+the labels, one for all prefixes. Its predictions on other prompts are what the layer already knows;
+their squared difference to the predictions after m steps of an iterative algorithm says which m, if
+any, the layer resembles.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from incontext_linear.predictors import Predictor
+from incontext_linear.probing.config import ProbingConfig
+from incontext_linear.probing.fitting import Split
+from incontext_linear.statistics import crossed_means, interval
+
+# Ridge penalties tried, as shares of the mean eigenvalue of the states' covariance.
+PENALTIES = (1e-7, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+
+
+def read_predictions(
+    hidden: Float[Tensor, "layer token batch width"],
+    ys: Float[Tensor, "batch example"],
+    split: Split,
+) -> Float[Tensor, "layer test example"]:
+    """Fit a linear read-out of the label on every layer, and read predictions out of the test
+    prompts.
+
+    States are centred at each position; with no example seen there is nothing to fit, so the first
+    x-token is left out of the fit. The penalty is the one with the lowest error on the validation
+    prompts, layer by layer.
+
+    Args:
+        hidden: residual streams (L, 2n−1, B, H).
+        ys: labels (B, n).
+        split: prompts to fit on, to choose the penalty on, and to predict.
+
+    Returns:
+        Predictions (L, test prompts, n); ``[..., k]`` has seen k examples.
+    """
+    states = hidden[:, ::2]  # (L, n, B, H)
+    train, validation, test = (part.to(hidden.device) for part in split)
+    center = states[:, :, train].mean(2, keepdim=True)
+    fitted = (states[:, 1:, train] - center[:, 1:]).flatten(1, 2)
+    labels = ys.T[1:, train].flatten()
+    covariance = (fitted.mT @ fitted).double()
+    moment = torch.einsum("lsh,s->lh", fitted, labels).double()
+    values, vectors = torch.linalg.eigh(covariance)
+    rotated = torch.einsum("lhe,lh->le", vectors, moment)
+    size = values.mean(-1, keepdim=True)
+    solutions = [vectors @ (rotated / (values + share * size)).unsqueeze(-1) for share in PENALTIES]
+    weights = torch.cat(solutions, dim=-1).to(hidden.dtype)  # (L, H, penalties)
+    tried = (states[:, 1:, validation] - center[:, 1:]) @ weights.unsqueeze(1)
+    missed = (tried - ys.T[1:, validation].unsqueeze(-1)).square().mean((1, 2))
+    chosen = weights.gather(2, missed.argmin(-1)[:, None, None].expand(*weights.shape[:2], 1))
+    read = (states[:, :, test] - center) @ chosen.unsqueeze(1)
+    return read.squeeze(-1).mT
+
+
+def progress_tables(
+    read: Float[Tensor, "layer batch example"],
+    algorithms: Mapping[str, Mapping[int, Predictor]],
+    xs: Float[Tensor, "batch example dim"],
+    ys: Float[Tensor, "batch example"],
+    layers: list[int],
+    context_lengths: list[int],
+    config: ProbingConfig,
+    seed: int,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """SPD of each layer's predictions to each algorithm after each number of steps, and the nearest
+    step.
+
+    Args:
+        read: predictions (L, B, n) read out of the layers.
+        algorithms: name → {number of steps: predictor}; a predictor without steps stands under 0.
+        xs: (B, n, d).
+        ys: (B, n).
+        layers: the numbers of the L layers.
+        context_lengths: numbers of examples seen at which the predictions are compared.
+        config: confidence and number of resamples.
+        seed: of the bootstrap.
+
+    Returns:
+        SPDs, shares of the labels' variance: ``algorithm``, ``examples_seen``, ``layer``,
+        ``steps``,
+        ``mean``, ``low``, ``high``. And the ``nearest_steps`` of each layer and algorithm with
+        several,
+        ``low``, ``high``, ``mean``.
+    """
+    variance = ys.double().square().mean().item()
+    spd, nearest = [], []
+    for name, steps in algorithms.items():
+        numbers = np.array(list(steps))
+        predictions = torch.stack([predictor(xs, ys) for predictor in steps.values()])
+        for seen in context_lengths:
+            missed = read[:, None, :, seen].double() - predictions[None, :, :, seen].double()
+            share = (missed.square() / variance).cpu().numpy()  # (L, steps, B)
+            values = np.moveaxis(share, -1, 0).reshape(1, share.shape[-1], -1)
+            resampled = crossed_means(values, config.num_resamples, seed)
+            low, high = interval(resampled, config.confidence)
+            keys = pd.MultiIndex.from_product(
+                [[name], [seen], layers, numbers],
+                names=["algorithm", "examples_seen", "layer", "steps"],
+            ).to_frame(index=False)
+            table = keys.assign(mean=values.mean((0, 1)), low=low, high=high)
+            spd.append(table)
+            if len(numbers) > 1:
+                nearest.append(_nearest(table, resampled, numbers, config.confidence))
+    return pd.concat(spd, ignore_index=True), pd.concat(nearest, ignore_index=True)
+
+
+def _nearest(
+    table: pd.DataFrame, resampled: np.ndarray, numbers: np.ndarray, confidence: float
+) -> pd.DataFrame:
+    """The number of steps with the least SPD, a row a layer, with an interval over the
+    resamples.
+    """
+    best = table.loc[table.groupby("layer", sort=False)["mean"].idxmin()].reset_index(drop=True)
+    chosen = numbers[resampled.reshape(len(resampled), -1, len(numbers)).argmin(-1)]
+    low, high = interval(chosen.astype(float), confidence)
+    columns = ["algorithm", "examples_seen", "layer", "steps", "mean"]
+    return best[columns].rename(columns={"steps": "nearest_steps"}).assign(low=low, high=high)

@@ -1,0 +1,207 @@
+"""From probe errors to findings: scores, selectivity over the controls, and where each target
+appears.
+
+A low probe error alone says little: a large probe finds much in any hidden state. Every score is
+therefore held against controls, and what counts is the error that the controls leave and the
+learner does not:
+
+    selectivity(layer, target) = min over controls of error(control) − error(learner),
+
+a share of the target's variance. Layer, read-out and test prompts are the same on both sides.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from incontext_linear.probing.config import ProbingConfig
+from incontext_linear.probing.fitting import PROBE_KEYS, Column, Split
+from incontext_linear.statistics import bootstrap_mean, crossed_means, interval
+
+GROUP = ["target", "kind", "hidden_units", "examples_seen"]
+"""What is read, and how: all of a probe's keys but its learner and layer."""
+
+
+def score_table(errors: pd.DataFrame, config: ProbingConfig, seed: int) -> pd.DataFrame:
+    """Held-out error and R² of every probe, with intervals over prompts and seeds.
+
+    Args:
+        errors: as `ProbeFit.error_table` gives them, of one or several sources.
+        config: confidence and number of resamples.
+        seed: of the bootstrap.
+
+    Returns:
+        The probe's keys, ``squared_error``, ``low``, ``high`` (a share of the target's variance),
+        and
+        ``r_squared``, ``r_squared_low``, ``r_squared_high``.
+    """
+    index, values = _arrays(errors)
+    low, high = interval(crossed_means(values, config.num_resamples, seed), config.confidence)
+    error = values.mean((0, 1))
+    return index.assign(
+        squared_error=error,
+        low=low,
+        high=high,
+        r_squared=1 - error,
+        r_squared_low=1 - high,
+        r_squared_high=1 - low,
+    )
+
+
+def selectivity_table(
+    errors: pd.DataFrame, control_errors: pd.DataFrame, config: ProbingConfig, seed: int
+) -> pd.DataFrame:
+    """Selectivity of every layer, target, read-out and number of examples, with its interval.
+
+    The best control is chosen anew in every resample, so its choice is part of the interval.
+
+    Returns:
+        ``layer`` and the group's columns, ``best_control``, ``selectivity``, ``low``, ``high``.
+    """
+    index, point, resamples, best = _selectivity(errors, control_errors, config, seed)
+    low, high = interval(resamples, config.confidence)
+    return index.assign(best_control=best, selectivity=point, low=low, high=high)
+
+
+def appearance_tables(
+    errors: pd.DataFrame, control_errors: pd.DataFrame, config: ProbingConfig, seed: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The layer at which each target appears, and which target appears before which.
+
+    A target appears at the first layer whose selectivity is at least half of its largest over the
+    layers. It is taken not to appear (NaN) where the interval of that largest selectivity reaches
+    0. Intervals are percentiles over the same resamples of prompts and seeds for all targets, so
+    differences of layers are paired.
+
+    Returns:
+        Appearances (the group's columns, ``layer``, ``low``, ``high``, ``largest_selectivity``),
+        and for each pair of targets the ``difference`` of their layers (``later`` minus
+        ``earlier``), ``low``,
+        ``high`` and ``share_before``, the share of resamples in which ``earlier`` is strictly
+        before.
+    """
+    index, point, resamples, _ = _selectivity(errors, control_errors, config, seed)
+    found, layers = [], {}
+    for group, rows in index.groupby(GROUP, sort=False):
+        order = rows.sort_values("layer")
+        numbers, columns = order["layer"].to_numpy(), order.index.to_numpy()
+        low, _ = interval(resamples[:, columns], config.confidence)
+        largest = point[columns].argmax()
+        present = low[largest] > 0
+        layers[group] = _first_half(
+            np.vstack((point[columns], resamples[:, columns])), numbers, present
+        )
+        bounds = [bound.item() for bound in interval(layers[group][1:, None], config.confidence)]
+        row = [*group, layers[group][0], *bounds, point[columns][largest]]
+        found.append(
+            dict(zip([*GROUP, "layer", "low", "high", "largest_selectivity"], row, strict=True))
+        )
+    return pd.DataFrame(found), _order_table(layers, config)
+
+
+def overlap_table(
+    columns: Sequence[Column], split: Split, config: ProbingConfig, seed: int
+) -> pd.DataFrame:
+    """What each target gives away of every other: the error of a linear regression from one to the
+    other.
+
+    Targets of the same examples are correlated. A layer that holds one of them perfectly, and
+    nothing else,
+    lets a probe read another down to this error: only below it is there evidence of the other
+        target itself.
+
+    Args:
+        columns: the targets' values.
+        split: prompts to fit on and to test on.
+        config: confidence and number of resamples.
+        seed: of the bootstrap.
+
+    Returns:
+        ``target``, ``given``, ``examples_seen``, ``squared_error`` (a share of the target's
+        variance),
+        ``low``, ``high``.
+    """
+    rows, errors = [], []
+    for target, seen, values in columns:
+        for given, also, known in columns:
+            if target == given or seen != also:
+                continue
+            rows.append({"target": target, "given": given, "examples_seen": seen})
+            errors.append(_regression_errors(known.double(), values.double(), split))
+    if not rows:
+        return pd.DataFrame(
+            columns=["target", "given", "examples_seen", "squared_error", "low", "high"]
+        )
+    means = bootstrap_mean(
+        torch.stack(errors, 1).cpu().numpy(), config.confidence, config.num_resamples, seed
+    )
+    return pd.concat((pd.DataFrame(rows), means.rename(columns={"mean": "squared_error"})), axis=1)
+
+
+def _regression_errors(
+    known: Float[Tensor, "batch known"], values: Float[Tensor, "batch size"], split: Split
+) -> Float[Tensor, " test"]:
+    train, test = (part.to(values.device) for part in (split.train, split.test))
+    known, values = known - known[train].mean(0), values - values[train].mean(0)
+    weights = torch.linalg.pinv(known[train]) @ values[train]
+    missed = (known[test] @ weights - values[test]).square().sum(-1)
+    return missed / values[train].square().sum(-1).mean()
+
+
+def _first_half(
+    selectivity: Float[np.ndarray, "resample layer"], numbers: np.ndarray, present: np.bool_ | bool
+) -> Float[np.ndarray, " resample"]:
+    """The first layer that reaches half of the maximum, in every resample."""
+    if not present:
+        return np.full(len(selectivity), np.nan)
+    reached = selectivity >= selectivity.max(1, keepdims=True) / 2
+    return numbers[reached.argmax(1)].astype(float)
+
+
+def _order_table(
+    layers: dict[tuple, Float[np.ndarray, " resample"]], config: ProbingConfig
+) -> pd.DataFrame:
+    rows = []
+    for earlier, first in layers.items():
+        for later, second in layers.items():
+            if earlier[1:] != later[1:] or list(layers).index(earlier) >= list(layers).index(later):
+                continue
+            difference = second - first
+            low, high = (b.item() for b in interval(difference[1:, None], config.confidence))
+            before = np.nan if np.isnan(difference[0]) else float((difference[1:] > 0).mean())
+            rows.append([earlier[0], later[0], *earlier[1:], difference[0], low, high, before])
+    names = ["earlier", "later", *GROUP[1:], "difference", "low", "high", "share_before"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def _selectivity(
+    errors: pd.DataFrame, control_errors: pd.DataFrame, config: ProbingConfig, seed: int
+) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, np.ndarray]:
+    """Keys, selectivity and its resamples, and best control of each column."""
+    index, learner = _arrays(errors)
+    own, values = _arrays(control_errors)
+    by_source = []
+    names = list(dict.fromkeys(own["source"]))
+    for name in names:
+        rows = own[own["source"] == name].reset_index().set_index([*GROUP, "layer"])["index"]
+        by_source.append(values[..., rows.loc[pd.MultiIndex.from_frame(index[[*GROUP, "layer"]])]])
+    means = np.stack([control.mean((0, 1)) for control in by_source])
+    resampled = [crossed_means(control, config.num_resamples, seed) for control in by_source]
+    baseline = crossed_means(learner, config.num_resamples, seed)
+    point = means.min(0) - learner.mean((0, 1))
+    best = np.array(names)[means.argmin(0)]
+    return index.drop(columns="source"), point, np.min(resampled, axis=0) - baseline, best
+
+
+def _arrays(errors: pd.DataFrame) -> tuple[pd.DataFrame, Float[np.ndarray, "seed prompt column"]]:
+    """Keys of each probe, in the order of the table, and its errors (S, P, columns)."""
+    codes, keys = pd.factorize(pd.MultiIndex.from_frame(errors[PROBE_KEYS]))
+    keys = keys.set_names(PROBE_KEYS)
+    num_seeds, num_prompts = errors["seed"].nunique(), errors["prompt"].nunique()
+    values = np.empty((num_seeds, num_prompts, len(keys)))
+    values[errors["seed"], errors["prompt"], codes] = errors["squared_error"]
+    return keys.to_frame(index=False), values

@@ -1,0 +1,191 @@
+"""What MLflow is told about a run: kedro-mlflow's hook, with names, tags and typed parameters."""
+
+import atexit
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from kedro.config import MissingConfigException
+from kedro.framework.context import KedroContext
+from kedro.framework.hooks import hook_impl
+from kedro.io import DataCatalog
+from kedro.pipeline import Pipeline
+from kedro_mlflow.config.kedro_mlflow_config import KedroMlflowConfig
+from kedro_mlflow.framework.hooks.mlflow_hook import MlflowHook
+from mlflow import MlflowClient
+from mlflow.environment_variables import MLFLOW_RUN_CONTEXT
+
+from incontext_linear.config import Config, flatten
+from incontext_linear.parameters import VariantConfig, show
+
+
+class Tracking(MlflowHook):
+    """kedro-mlflow's hook; typed parameters are logged field by field, so that the UI can compare
+    fields.
+    """
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Set MLflow up as kedro-mlflow does, with a database that lies in the project, wherever we
+        are.
+        """
+        loader = context.config_loader
+        loader.config_patterns.setdefault("mlflow", ["mlflow*", "mlflow*/**", "**/mlflow*"])
+        try:
+            config = loader["mlflow"]
+        except MissingConfigException:  # kedro-mlflow then has defaults
+            config = {}
+        for name, uri in config.get("server", {}).items():
+            config["server"][name] = absolute_sqlite(uri, context.project_path)
+        if config:
+            loader["mlflow"] = config
+        super().after_context_created(context)
+
+    def _log_param(self, name: str, value: Any) -> None:
+        """Nothing is left to log when a node runs: `before_pipeline_run` has logged all, once."""
+
+    @hook_impl
+    def before_pipeline_run(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
+    ) -> None:
+        """Open the run as kedro-mlflow does, name and tag it, and log every parameter that it
+        depends on.
+        """
+        changed = dict(run_params.get("extra_params") or run_params.get("runtime_params") or {})
+        variant = (
+            VariantConfig.model_validate(changed.pop("variant")) if "variant" in changed else None
+        )
+        if variant:  # runs of this variant whose worker was killed
+            kill_open_runs(self.mlflow_config, variant.parent_run_id, variant.name)
+        with _born_with(_variant_tags(variant) if variant else {}):
+            super().before_pipeline_run(run_params, pipeline, catalog)
+        if self.run_id is None:
+            return
+        # MLflow ends what an interrupted process leaves open as FINISHED; this handler comes before
+        # its own.
+        atexit.register(end_open_runs, "KILLED")
+        names = sorted(
+            run_params.get("pipeline_names") or [run_params.get("pipeline_name") or "__default__"]
+        )
+        env = [run_params["env"]] if run_params.get("env") else []
+        settings = [f"{name}={value}" for name, value in flatten(changed).items()]
+        mlflow.set_tags(
+            {
+                "mlflow.runName": " ".join([*env, "+".join(names), *settings]),
+                "pipeline": "+".join(names),
+                "git_commit": git_commit(Path(run_params["project_path"])),
+            }
+            | (_variant_tags(variant) if variant else {})
+        )
+        for name in sorted(name for name in pipeline.inputs() if name.startswith("params:")):
+            mlflow.log_params(_fields(name.removeprefix("params:"), catalog.load(name)))
+
+    @hook_impl
+    def after_pipeline_run(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
+    ) -> None:
+        """End the run as kedro-mlflow does: it was not interrupted."""
+        super().after_pipeline_run(run_params, pipeline, catalog)
+        atexit.unregister(end_open_runs)
+
+    @hook_impl
+    def on_pipeline_error(
+        self, error: Exception, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
+    ) -> None:
+        """End the run as kedro-mlflow does: it failed, and was not interrupted."""
+        super().on_pipeline_error(error, run_params, pipeline, catalog)
+        atexit.unregister(end_open_runs)
+
+
+def absolute_sqlite(uri: Any, project: Path) -> Any:
+    """The URI of a database file, below the project if its path is relative; anything else as it
+    is.
+    """
+    prefix = "sqlite:///"
+    if not isinstance(uri, str) or not uri.startswith(prefix):
+        return uri
+    path = uri.removeprefix(prefix)
+    return uri if path.startswith(("/", ":memory:", "file:")) else f"{prefix}{project / path}"
+
+
+@contextmanager
+def _born_with(tags: dict[str, str]) -> Iterator[None]:
+    """Tag the MLflow run that begins in the block as it is made: its process may die before the
+    next call.
+    """
+    given = MLFLOW_RUN_CONTEXT.get_raw()
+    MLFLOW_RUN_CONTEXT.set(json.dumps(json.loads(given or "{}") | tags))
+    try:
+        yield
+    finally:
+        if given is None:
+            MLFLOW_RUN_CONTEXT.unset()
+        else:
+            MLFLOW_RUN_CONTEXT.set(given)
+
+
+def _variant_tags(variant: VariantConfig) -> dict[str, str]:
+    """What puts a variant's run below its sweep's in the UI, and lets it be found by its axes."""
+    tags = {
+        "sweep": variant.sweep,
+        "variant": variant.name,
+        "mlflow.runName": f"{variant.sweep} {variant.name}",
+    }
+    settings = {**variant.axes, "seed": variant.seed}
+    tags |= {f"sweep.{name}": show(value) for name, value in settings.items()}
+    return tags | ({"mlflow.parentRunId": variant.parent_run_id} if variant.parent_run_id else {})
+
+
+def _fields(name: str, value: Any) -> dict[str, Any]:
+    """A parameter's fields by dotted name; a plain value is its only field."""
+    if isinstance(value, Config):
+        return value.flat(name)
+    return flatten(value, name) if isinstance(value, dict) else {name: value}
+
+
+def end_open_runs(status: str) -> None:
+    """End what this process has open in MLflow: a run that was interrupted, if this is at its
+    end.
+    """
+    while mlflow.active_run():  # kedro-mlflow opens the same run once more in each node
+        mlflow.end_run(status)
+
+
+def git_commit(project: Path) -> str:
+    """The commit that is checked out, marked where files differ from it."""
+    command = [
+        "git",
+        "-C",
+        str(project),
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=40",
+        "--exclude=*",
+    ]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def kill_open_runs(
+    config: KedroMlflowConfig, parent_run_id: str | None, variant: str | None = None
+) -> None:
+    """Mark as killed the variants' runs that say they are running: nobody is left to end them.
+
+    Args:
+        config: kedro-mlflow's, set up.
+        parent_run_id: the sweep's run.
+        variant: only this variant's; None: all.
+    """
+    client: MlflowClient = config.server._mlflow_client
+    experiment = config.tracking.experiment._experiment.experiment_id
+    where = f"attributes.status = 'RUNNING' and tags.mlflow.parentRunId = '{parent_run_id}'"
+    for run in client.search_runs([experiment], where):
+        if variant is None or run.data.tags.get("variant") == variant:
+            client.set_terminated(run.info.run_id, "KILLED")

@@ -1,0 +1,79 @@
+"""Checkpoints that training resumes from: a run killed at any moment goes on from its newest
+readable one.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from incontext_linear.files import (
+    UnreadableFileError,
+    read_tensors,
+    remove_temporaries,
+    write_tensors,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One saved training state: tensors by name, and a JSON description with its ``step``."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    description: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CheckpointStore:
+    """Training checkpoints in a folder, one subfolder for each set of parameters.
+
+    Checkpoints of different parameters never meet, so none is overwritten by another run's.
+
+    Args:
+        directory: where the subfolders lie; made when first written to.
+        keep: how many of the newest checkpoints of a run are kept.
+    """
+
+    directory: Path
+    keep: int = 2
+
+    def paths(self, run: str) -> list[Path]:
+        """Files of one run (a fingerprint), oldest first."""
+        return sorted((self.directory / run).glob("step_*.safetensors"))
+
+    def save(self, run: str, checkpoint: Checkpoint) -> Path:
+        """Write a checkpoint atomically, then remove all but the newest ``keep``."""
+        path = self.directory / run / f"step_{checkpoint.step:09d}.safetensors"
+        write_tensors(path, checkpoint.tensors, {**checkpoint.description, "step": checkpoint.step})
+        for old in self.paths(run)[: -self.keep]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def latest(self, run: str) -> Checkpoint | None:
+        """The newest readable checkpoint of a run; unreadable ones are named in a warning and
+        passed over.
+        """
+        for path in reversed(self.paths(run)):
+            try:
+                tensors, description = read_tensors(path)
+            except FileNotFoundError:  # another process with the same parameters has moved on
+                continue
+            except UnreadableFileError as error:
+                logger.warning("Passing over a damaged checkpoint: %s", error)
+                continue
+            return Checkpoint(description["step"], tensors, description)
+        return None
+
+    def discard(self, run: str) -> None:
+        """Remove a run's checkpoints: its learner has been saved."""
+        folder = self.directory / run
+        for path in self.paths(run):
+            path.unlink(missing_ok=True)
+        remove_temporaries(folder)
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()

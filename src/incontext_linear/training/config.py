@@ -1,0 +1,46 @@
+"""Parameters of the training loop."""
+
+from typing import Literal
+
+from incontext_linear.config import (
+    Bool,
+    Config,
+    Fraction,
+    NonNegativeFloat,
+    OpenFraction,
+    PositiveFloat,
+    PositiveInt,
+)
+
+NO_EFFECT = {"checkpoint_every", "compile", "own_kernels", "cuda_graph"}
+"""Training parameters that the result does not depend on."""
+
+
+class TrainingConfig(Config):
+    """The training loop: AdamW or Muon, linear warm-up, decay to zero, clipped gradients."""
+
+    num_steps: PositiveInt = 4000
+    batch_size: PositiveInt = 64
+    learning_rate: PositiveFloat = 5e-4
+    warmup_fraction: Fraction = 0.1
+    decay: Literal["cosine", "linear"] = "cosine"
+    """How the learning rate falls from its peak to zero, after the warm-up."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """Of the blocks' matrices; all other parameters follow AdamW, with the same learning rate."""
+    beta1: OpenFraction = 0.9
+    beta2: OpenFraction = 0.98
+    muon_momentum: OpenFraction = 0.95
+    weight_decay: NonNegativeFloat = 0.0
+    gradient_clip: PositiveFloat = 1.0
+    log_every: PositiveInt = 100
+    checkpoint_every: PositiveInt = 1000
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the matrix products; auto: bfloat16 on a GPU, float32 on a CPU."""
+    compile: Bool | Literal["auto"] = "auto"
+    """Compile the blocks with torch.compile; auto: on a GPU only."""
+    own_kernels: Bool | Literal["auto"] = "auto"
+    """Run the blocks on this project's kernels, on a GPU in bfloat16 and where they cover the
+    learner's shape
+    (`incontext_linear.fused`); auto: wherever ``compile`` holds."""
+    cuda_graph: Bool | Literal["auto"] = "auto"
+    """Replay each step as one captured CUDA graph; auto: on a GPU only."""

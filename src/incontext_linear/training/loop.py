@@ -1,0 +1,240 @@
+"""The training loop: fresh prompts at every step, warm-up and decay, checkpoints.
+
+The loss is the paper's (section 2): the squared error of the prediction at every prefix, averaged
+over prompts and prefixes. A step's batch is a pure function of (task, seed, step), so nothing about
+the data needs saving, and a resumed run sees the very batches that an unbroken one does.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from incontext_linear.config import TaskConfig, resolve_device
+from incontext_linear.learner.saved import Learner
+from incontext_linear.learner.transformer import Transformer
+from incontext_linear.predictors import OrdinaryLeastSquares
+from incontext_linear.tasks import Prompts, draw_prompts, generator
+from incontext_linear.training.checkpoints import Checkpoint, CheckpointStore
+from incontext_linear.training.config import TrainingConfig
+from incontext_linear.training.recipe import Recipe
+from incontext_linear.training.step import TrainingStep
+
+logger = logging.getLogger(__name__)
+
+EXPLOSION_FACTOR = 1e3
+"""A loss this many times the mean square of the labels is no spike: training has diverged."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the loop reports every ``log_every`` steps: one row of the loss history."""
+
+    step: int
+    loss: float
+    """Mean training loss over the steps since the last report."""
+    spd_to_ols: float
+    """Squared prediction difference to OLS on held-out prompts, at `reporting_prefix` examples."""
+    learning_rate: float
+
+
+class TrainingDivergedError(RuntimeError):
+    """The loss became NaN, infinite, or far larger than that of predicting zero."""
+
+
+def learning_rate_at(step: int, training: TrainingConfig) -> float:
+    """Linear warm-up over ``warmup_fraction`` of the steps, then decay towards zero: cosine or
+    linear.
+    """
+    warmup = max(1, round(training.warmup_fraction * training.num_steps))
+    if step < warmup:
+        return training.learning_rate * (step + 1) / warmup
+    progress = (step - warmup) / max(1, training.num_steps - warmup)
+    left = 1 - progress if training.decay == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+    return training.learning_rate * left
+
+
+def reporting_prefix(task: TaskConfig) -> int:
+    """The number of examples at which progress is reported: 2d, or the longest prefix if that is
+    shorter.
+    """
+    return min(2 * task.dim, task.num_examples - 1)
+
+
+class TrainingRun:
+    """A training run that can stop and go on: `train` drives it, a checkpoint is its whole
+    state.
+    """
+
+    def __init__(self, recipe: Recipe, device: str = "auto"):
+        self.recipe, task, training = recipe, recipe.task, recipe.training
+        self.device = resolve_device(device)
+        self.rank, self.num_ranks = (
+            (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        )
+        if self.device.type == "cuda":
+            self.device = torch.device("cuda", torch.cuda.current_device())
+        if training.batch_size % self.num_ranks:
+            raise ValueError(
+                f"training.batch_size={training.batch_size} cannot be shared evenly by "
+                f"{self.num_ranks} "
+                f"processes; allowed are multiples of {self.num_ranks}"
+            )
+        self.name = recipe.fingerprint
+        self.step, self.history = 0, []
+        self._window = torch.zeros(training.log_every, device=self.device)
+        evaluation = draw_prompts(task, 512, recipe.seed, stream="progress", device=self.device)
+        ols = OrdinaryLeastSquares()(evaluation.xs.double(), evaluation.ys.double())
+        self._evaluation, self._ols = evaluation, ols[:, reporting_prefix(task)]
+
+    def start(self, checkpoint: Checkpoint | None) -> None:
+        """Set weights, optimiser, step and history: from the seed, or from a checkpoint."""
+        model = self._new_model()
+        if checkpoint is None:
+            model.initialize(generator(self.recipe.seed, "initial weights"))
+        else:
+            prefix = "model."
+            model.load_state_dict(
+                {
+                    n.removeprefix(prefix): t
+                    for n, t in checkpoint.tensors.items()
+                    if n.startswith(prefix)
+                }
+            )
+        self.training_step = TrainingStep(model.to(self.device), self.recipe.training)
+        self.training_step.prepare(self.draw(0))
+        if checkpoint is not None:
+            self.training_step.optimizer.load_state(checkpoint.tensors, checkpoint.step)
+            self._window.copy_(checkpoint.tensors["window"])
+            self.step = checkpoint.step
+            self.history = [Progress(**row) for row in checkpoint.description["history"]]
+
+    def _new_model(self) -> Transformer:
+        return Transformer(self.recipe.task.dim, self.recipe.task.num_examples, self.recipe.model)
+
+    def draw(self, step: int) -> Prompts:
+        """This process's share of the batch of a step."""
+        prompts = draw_prompts(
+            self.recipe.task,
+            self.recipe.training.batch_size,
+            self.recipe.seed,
+            step,
+            device=self.device,
+        )
+        return Prompts(*(tensor[self.rank :: self.num_ranks] for tensor in prompts))
+
+    def advance(self) -> Progress | None:
+        """Take one step; report at every ``log_every``-th and at the last."""
+        learning_rate = learning_rate_at(self.step, self.recipe.training)
+        slot = self.step % self.recipe.training.log_every
+        self._window[slot] = self.training_step(self.draw(self.step), learning_rate)
+        self.step += 1
+        if slot + 1 < self.recipe.training.log_every and self.step < self.recipe.training.num_steps:
+            return None
+        losses = self._window[: slot + 1].clone()
+        if self.num_ranks > 1:
+            dist.all_reduce(losses)
+            losses /= self.num_ranks
+        self._check_losses(losses)
+        report = Progress(self.step, losses.mean().item(), self._spd_to_ols(), learning_rate)
+        self.history.append(report)
+        return report
+
+    def _check_losses(self, losses: Tensor) -> None:
+        limit = EXPLOSION_FACTOR * self._evaluation.ys.square().mean().clamp_min(1.0)
+        bad = (~(losses <= limit)).nonzero()
+        if len(bad):
+            step = self.step - len(losses) + bad[0].item()
+            raise TrainingDivergedError(
+                f"training diverged at step {step} of {self.recipe.training.num_steps}: the loss "
+                "is "
+                f"{losses[bad[0]].item():.3g} at learning rate "
+                f"{learning_rate_at(step, self.recipe.training):.3g}; "
+                f"try a training.learning_rate below {self.recipe.training.learning_rate:g} or a "
+                "longer "
+                f"training.warmup_fraction than {self.recipe.training.warmup_fraction:g}"
+            )
+
+    def is_good(self) -> bool:
+        """Whether the state may be saved: no loss since the last report is bad, and all weights are
+        finite.
+
+        Raises:
+            TrainingDivergedError: if a loss is bad.
+        """
+        self._check_losses(self._window[: self.step % self.recipe.training.log_every])
+        return all(
+            bool(tensor.isfinite().all()) for tensor in self.training_step.weights().values()
+        )
+
+    def _spd_to_ols(self) -> float:
+        prompts, k = self._evaluation, reporting_prefix(self.recipe.task)
+        with torch.no_grad(), self.training_step.autocast():
+            predictions = self.training_step.model(prompts.xs[:, : k + 1], prompts.ys[:, : k + 1])
+        return (predictions[:, k].double() - self._ols).square().mean().item()
+
+    def checkpoint(self) -> Checkpoint:
+        """All that `start` needs to go on from here."""
+        weights = {f"model.{name}": tensor for name, tensor in self.training_step.weights().items()}
+        tensors = weights | self.training_step.optimizer.state() | {"window": self._window}
+        description = {"history": [vars(row) for row in self.history], "seed": self.recipe.seed}
+        return Checkpoint(self.step, tensors, description)
+
+    def learner(self) -> Learner:
+        """The trained learner, on the CPU in float32, with its record."""
+        model = self._new_model()
+        model.load_state_dict(self.training_step.weights())
+        record: dict[str, Any] = {
+            "seed": self.recipe.seed,
+            "step": self.step,
+            "training": self.recipe.training.model_dump(mode="json"),
+            "history": [vars(row) for row in self.history],
+        }
+        return Learner(model.eval(), self.recipe.task, record)
+
+
+def train(
+    recipe: Recipe,
+    device: str = "auto",
+    checkpoints: CheckpointStore | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Learner:
+    """Train an in-context learner; the same arguments give the same learner.
+
+    Args:
+        recipe: the task, the learner's shape, the training and the seed.
+        device: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
+        checkpoints: where to save, and to resume from, every ``training.checkpoint_every`` steps; a
+            run killed at any moment goes on from its newest readable checkpoint. None: not saved.
+        on_progress: called with each report (in the first process only, if there are several).
+
+    Returns:
+        The learner, on the CPU in float32; its record holds the history of reports.
+
+    Raises:
+        TrainingDivergedError: naming the step, the learning rate and the last good checkpoint.
+        ValueError: if the device is not there, or processes cannot share the batch evenly.
+    """
+    run, training = TrainingRun(recipe, device), recipe.training
+    run.start(checkpoints.latest(run.name) if checkpoints else None)
+    if run.step:
+        logger.info("Training goes on from the checkpoint at step %d", run.step)
+    try:
+        while run.step < training.num_steps:
+            report = run.advance()
+            if run.rank > 0:
+                continue
+            if report and on_progress:
+                on_progress(report)
+            if checkpoints and run.step % training.checkpoint_every == 0 and run.is_good():
+                checkpoints.save(run.name, run.checkpoint())
+    except TrainingDivergedError as error:
+        good = checkpoints.paths(run.name)[-1:] if checkpoints else []
+        saved = f"the last good checkpoint is {good[0]}" if good else "no checkpoint had been saved"
+        raise TrainingDivergedError(f"{error}; {saved}") from None
+    return run.learner()

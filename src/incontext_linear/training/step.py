@@ -1,0 +1,107 @@
+"""One step of training: forward, backward, clip, update.
+
+Speed comes from four switches that change no arithmetic but its precision: bfloat16 linear maps
+with float32 master copies, compiled blocks and optimiser, blocks on this project's own kernels in
+place of compiled ones (`kernels.fused`), and one captured CUDA graph a step. On a CPU, or with the
+switches off, the same lines run plainly.
+"""
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from incontext_linear.learner.transformer import Transformer
+from incontext_linear.tasks import Prompts
+from incontext_linear.training.config import TrainingConfig
+from incontext_linear.training.kernels import fused, packed_attention
+from incontext_linear.training.optimizers import FlatOptimizer
+
+DDP_WARMUP_STEPS = 11
+"""Steps that PyTorch asks for before a step with DistributedDataParallel is captured."""
+
+
+class TrainingStep:
+    """Forward, backward, clip, update: one call a batch.
+
+    Args:
+        model: the learner, on its device, in float32; trained in place.
+        training: optimiser settings and the four speed switches.
+    """
+
+    def __init__(self, model: Transformer, training: TrainingConfig):
+        self.model, self.device = model, model.positions.device
+        on_gpu = self.device.type == "cuda"
+        self.low_precision = training.precision == "bfloat16" or (
+            training.precision == "auto" and on_gpu
+        )
+        self.compiled = on_gpu if training.compile == "auto" else training.compile
+        self.graphed = on_gpu and bool(training.cuda_graph)
+        self.optimizer = FlatOptimizer(model, training, self.low_precision, self.compiled)
+        wants_kernels = self.compiled if training.own_kernels == "auto" else training.own_kernels
+        if on_gpu and self.low_precision and wants_kernels:
+            packed_attention.install(model)
+        if on_gpu and self.low_precision and wants_kernels and fused.is_covered(model):
+            model.run_blocks = fused.FusedBlocks(model.blocks, self.optimizer.gradients())
+            if self.compiled:
+                model.embed, model.read = (
+                    torch.compile(end, dynamic=False) for end in (model.embed, model.read)
+                )
+        elif self.compiled:
+            for block in model.blocks:
+                block.compile()
+        self._forward = model
+        self._side_stream = torch.cuda.Stream() if self.graphed else None
+        if dist.is_initialized():
+            with torch.cuda.stream(
+                self._side_stream
+            ):  # where a graph that holds the all-reduce must begin
+                self._forward = nn.parallel.DistributedDataParallel(model)
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, prompts: Prompts, learning_rate: float) -> Float[Tensor, ""]:
+        """Train on one batch; returns its loss, still on the device (no synchronisation)."""
+        self.optimizer.set_rates(learning_rate)
+        if not self.graphed:
+            return self._step(prompts.xs, prompts.ys)
+        if self._graph is None:
+            raise RuntimeError("call prepare(prompts) once before the first step of a graphed run")
+        self._xs.copy_(prompts.xs)
+        self._ys.copy_(prompts.ys)
+        self._graph.replay()
+        return self._loss
+
+    def _step(self, xs: Tensor, ys: Tensor) -> Tensor:
+        with self.autocast():
+            predictions = self._forward(xs, ys)
+        loss = F.mse_loss(predictions.float(), ys)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def autocast(self) -> torch.autocast:
+        """The precision that the model computes in."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.low_precision)
+
+    def prepare(self, prompts: Prompts) -> None:
+        """Capture the graph, where there is to be one, by steps that leave the weights
+        unchanged.
+        """
+        if not self.graphed:
+            return
+        self.optimizer.set_rates(0.0)
+        self._xs, self._ys = prompts.xs.clone(), prompts.ys.clone()
+        self._side_stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._side_stream):
+            for _ in range(DDP_WARMUP_STEPS if dist.is_initialized() else 3):
+                self._step(self._xs, self._ys)
+        torch.cuda.current_stream().wait_stream(self._side_stream)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._loss = self._step(self._xs, self._ys)
+        self.optimizer.reset()
+
+    def weights(self) -> dict[str, Tensor]:
+        """The model's weights in float32: of matrices kept in bfloat16, the master copies."""
+        return self.optimizer.weights()

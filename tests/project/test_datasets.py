@@ -1,0 +1,95 @@
+"""What a failed write leaves behind: the old file, and nothing else."""
+
+import pandas as pd
+import pytest
+import torch
+from kedro.io import DatasetError
+from kedro_datasets.pandas import ParquetDataset
+from kedro_datasets_experimental.safetensors import SafetensorsDataset
+
+from incontext_linear.config import ModelConfig, TaskConfig
+from incontext_linear.datasets import (
+    AtomicParquetDataset,
+    AtomicSafetensorsDataset,
+    CheckpointsDataset,
+    LearnerDataset,
+)
+from incontext_linear.learner.saved import Learner
+from incontext_linear.learner.transformer import Transformer
+from incontext_linear.tasks import generator
+
+
+def write_a_part_and_fail(self, data):
+    with open(self._filepath, "wb") as file:
+        file.write(b"half")
+    raise OSError("No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("kind", "library", "old", "new"),
+    [
+        (
+            AtomicParquetDataset,
+            ParquetDataset,
+            pd.DataFrame({"a": [1]}),
+            pd.DataFrame({"a": [2, 3]}),
+        ),
+        (AtomicSafetensorsDataset, SafetensorsDataset, {"a": torch.ones(2)}, {"a": torch.zeros(3)}),
+    ],
+)
+def test_a_write_that_fails_half_way_leaves_the_old_file(
+    tmp_path, monkeypatch, kind, library, old, new
+):
+    dataset = kind(filepath=str(tmp_path / "folder" / "file"))
+    dataset.save(old)
+    before = (tmp_path / "folder" / "file").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(library, "save", write_a_part_and_fail)
+        with pytest.raises((DatasetError, OSError), match="No space left"):
+            dataset.save(new)
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["file"]
+    assert (tmp_path / "folder" / "file").read_bytes() == before
+    dataset.save(new)
+    assert len(dataset.load()["a"]) == len(new["a"])
+    (tmp_path / "folder" / "other").touch()
+    assert (tmp_path / "folder" / "file").stat().st_mode == (
+        tmp_path / "folder" / "other"
+    ).stat().st_mode
+
+
+def test_checkpoints_are_not_saved_as_a_whole(tmp_path):
+    with pytest.raises(DatasetError, match="written by training itself"):
+        CheckpointsDataset(str(tmp_path)).save(object())
+
+
+def learner(seed):
+    task, model = TaskConfig(dim=2, num_examples=3), ModelConfig(num_layers=1, num_heads=1, width=4)
+    return Learner(
+        Transformer(2, 3, model).initialize(generator(seed, "model")), task, {"seed": seed}
+    )
+
+
+def test_the_learner_that_ships_is_read_until_one_is_saved_and_never_written(tmp_path, caplog):
+    path = tmp_path / "shipped.safetensors"
+    LearnerDataset(str(path)).save(learner(0))
+    shipped = path.read_bytes()
+    dataset = LearnerDataset(str(tmp_path / "own.safetensors"), {"filepath": str(path)})
+    assert dataset.ships
+    assert not dataset.exists()  # else `kedro run --only-missing-outputs` would leave training out
+    assert [dataset.load().record["seed"] for _ in range(2)] == [0, 0]
+    assert caplog.text.count("no learner was trained here yet") == 1
+    dataset.save(learner(1))
+    assert dataset.load().record["seed"] == 1
+    assert path.read_bytes() == shipped
+
+
+def test_where_no_learner_ships_there_is_none_until_one_is_saved(tmp_path):
+    own, absent = (str(tmp_path / f"{name}.safetensors") for name in ("own", "absent"))
+    for dataset in (
+        LearnerDataset(own, {"filepath": absent}),
+        LearnerDataset(own, {"filepath": None}),
+    ):
+        assert not dataset.ships
+        assert not dataset.exists()
+        with pytest.raises(DatasetError, match=r"own\.safetensors"):
+            dataset.load()

@@ -1,0 +1,237 @@
+"""What a sweep may say, which variants it has, and what their folders record; no worker is
+started.
+"""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from kedro.config import OmegaConfigLoader
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from incontext_linear.sweeps.config import SweepConfig, SweepError, check_sweeps
+from incontext_linear.sweeps.display import describe, open_display, summarize
+from incontext_linear.sweeps.state import is_at_work, read_state, sole_driver, standing, write_state
+from incontext_linear.sweeps.variants import cross
+
+PARAMETERS = OmegaConfigLoader(
+    str(Path(__file__).parents[2] / "conf"), base_env="base", default_run_env="base"
+)["parameters"]
+
+
+def read_parameters(overrides):
+    return OmegaConf.to_container(OmegaConf.merge(PARAMETERS, overrides))
+
+
+def variants_of(**fields):
+    return cross("some", SweepConfig.model_validate(fields), read_parameters)
+
+
+def test_axes_and_seeds_are_crossed_the_seed_fastest():
+    variants = variants_of(
+        axes={"model.num_layers": [1, 2], "task.noise_std": [0.0, 0.5]}, seeds=[0, 7]
+    )
+    assert [v.name for v in variants][:3] == [
+        "model.num_layers=1,task.noise_std=0.0,seed=0",
+        "model.num_layers=1,task.noise_std=0.0,seed=7",
+        "model.num_layers=1,task.noise_std=0.5,seed=0",
+    ]
+    assert len(variants) == 8
+    last = variants[-1].parameters
+    assert (last.model.num_layers, last.task.noise_std, last.seed) == (2, 0.5, 7)
+
+
+def test_folders_name_the_values_and_escape_what_no_folder_should_hold():
+    (variant, *_) = variants_of(
+        axes={"task.inputs": ["normal*2+1", "uniform"], "model.mlp_width": [None]}
+    )
+    assert str(variant.folder) == "task.inputs=normal%2A2+1/model.mlp_width=null/seed=0"
+
+
+def test_parameters_of_the_sweep_lie_over_the_environments_and_axes_over_both():
+    parameters = {"training": {"num_steps": 7}, "model": {"width": 8, "num_layers": 9}}
+    (variant,) = variants_of(axes={"model.num_layers": [3]}, parameters=parameters)
+    assert variant.parameters.training.num_steps == 7
+    assert (variant.parameters.model.width, variant.parameters.model.num_layers) == (8, 3)
+    assert variant.parameters.training.batch_size == PARAMETERS["training"]["batch_size"]
+
+
+def test_an_axis_may_go_through_a_key_that_holds_dots():
+    variants = variants_of(axes={"baselines.ridge_0.1.penalty": [0.1, 0.2]})
+    assert [v.parameters.baselines["ridge_0.1"]["penalty"] for v in variants] == [0.1, 0.2]
+
+
+@pytest.mark.parametrize(
+    ("fields", "changes"),
+    [
+        ({"parameters": {"training": {"learning_rate": 1e-4}}}, True),
+        ({"parameters": {"baselines": {"ridge_7": {"type": "Ridge", "penalty": 7.0}}}}, True),
+        ({"seeds": [1]}, True),
+        ({"parameters": {"probing": {"num_steps": 3}}}, False),
+        ({"parameters": {"construction": {"num_steps": 3}}}, False),
+        ({"parameters": {"training": {"checkpoint_every": 3}}}, False),
+        ({"parameters": {"device": "cpu"}}, False),
+        ({"parameters": {"task": {"noise_std": 0}}}, False),  # as it is, but an integer
+    ],
+)
+def test_the_fingerprint_changes_with_what_the_results_depend_on(fields, changes):
+    axes = {"model.num_layers": [2]}
+    (plain,), (other,) = variants_of(axes=axes), variants_of(**({"axes": axes} | fields))
+    assert (plain.fingerprint != other.fingerprint) == changes
+
+
+@pytest.mark.parametrize(
+    ("sweep", "says"),
+    [
+        ({}, "some.axes: this parameter is missing"),
+        ({"axes": {}}, "some.axes: dictionary should have at least 1 item"),
+        ({"axes": {"model.width": []}}, "model.width: no values given; allowed: at least one"),
+        ({"axes": {"model.width": [8, 8.0]}}, "model.width: 8.0 is given twice"),
+        ({"axes": {"seed": [0, 1]}}, "seed is no axis; allowed: list the seeds under seeds"),
+        ({"axes": {"model.width": [8]}, "seeds": [1, 1]}, "seeds: 1 is given twice"),
+        ({"axes": {"model.width": [8]}, "seeds": [-1]}, "greater than or equal to 0; given -1"),
+        (
+            {"axes": {"model.width": [8]}, "steps": 3},
+            "some.steps: unknown parameter (given 3); allowed here",
+        ),
+        ({"axes": {"model.width": [8]}, "parameters": {"seed": 1}}, "seed is set for each variant"),
+    ],
+)
+def test_a_sweep_that_is_not_well_formed_is_refused(sweep, says):
+    with pytest.raises(SweepError) as caught:
+        check_sweeps({"some": sweep})
+    assert says in str(caught.value)
+
+
+def test_a_sweep_whose_name_is_no_folder_is_refused():
+    with pytest.raises(SweepError, match="'a/b' cannot name a sweep; allowed: letters"):
+        check_sweeps({"a/b": {"axes": {"model.width": [8]}}})
+
+
+@pytest.mark.parametrize(
+    ("axis", "says"),
+    [
+        (
+            "model.depth",
+            r"axes.model.depth: no such parameter; allowed here: model.num_layers, model.num_heads",
+        ),
+        ("mode", "axes.mode: no such parameter; allowed here: task, model"),
+        ("model.width.x", "no such parameter; allowed here: nothing below it"),
+        (
+            "probing.num_steps",
+            "no pipeline of a sweep depends on it; allowed: parameters below task, model",
+        ),
+    ],
+)
+def test_an_axis_must_be_a_parameter_that_matters(axis, says):
+    with pytest.raises(SweepError, match=says):
+        variants_of(axes={axis: [1]})
+
+
+def test_every_variant_that_is_not_valid_is_named_before_any_runs():
+    with pytest.raises(SweepError) as caught:
+        variants_of(axes={"model.width": [16, 15, -1]})
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 2
+    assert "variant model.width=15: model: num_heads=4 does not divide width=15" in lines[0]
+    assert (
+        "variant model.width=-1: model.width: input should be greater than 0; given -1" in lines[1]
+    )
+
+
+def test_a_state_is_replaced_as_a_whole_and_a_broken_one_is_none(tmp_path):
+    write_state(tmp_path / "variant", {"status": "running"})
+    write_state(tmp_path / "variant", {"status": "done"})
+    assert read_state(tmp_path / "variant") == {"status": "done"}
+    assert [path.name for path in (tmp_path / "variant").iterdir()] == ["variant.json"]
+    (tmp_path / "variant/variant.json").write_text("{")
+    assert read_state(tmp_path / "variant") == {}
+    assert read_state(tmp_path / "nowhere") == {}
+
+
+@pytest.mark.parametrize(
+    ("status", "fingerprint", "at_work", "expected"),
+    [
+        ("done", "same", False, "done"),
+        ("done", "other", False, "changed"),
+        ("failed", "same", False, "failed"),
+        ("running", "same", True, "running"),
+        ("running", "same", False, "interrupted"),
+        ("interrupted", "same", True, "interrupted"),
+        ("failed", "other", False, "changed"),
+    ],
+)
+def test_where_a_variant_stands(status, fingerprint, at_work, expected):
+    assert standing({"status": status, "fingerprint": fingerprint}, "same", at_work) == expected
+    assert standing({}, "same", at_work) == "missing"
+
+
+def test_two_drivers_cannot_work_on_one_sweep_and_a_killed_one_leaves_no_lock(tmp_path):
+    holder = (
+        "import sys; from pathlib import Path; from incontext_linear.sweeps.state import "
+        "sole_driver\n"
+        "with sole_driver(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    assert not is_at_work(tmp_path)
+    command = [sys.executable, "-c", holder, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"held\n"
+        assert is_at_work(tmp_path)
+        with (
+            pytest.raises(SweepError, match="another `kedro sweep run` is at work"),
+            sole_driver(tmp_path),
+        ):
+            pass
+        process.kill()
+    assert not is_at_work(tmp_path)
+    with sole_driver(tmp_path):
+        pass
+
+
+def test_a_terminal_shows_a_bar_for_the_sweep_and_for_each_variant_that_runs():
+    console = Console(file=io.StringIO(), force_terminal=True, width=160)
+    with open_display(console, "depth", 3) as display:
+        for variant in ("first", "second"):
+            display.report(variant, {"stage": "starting"})
+        report = {
+            "stage": "training",
+            "step": 5,
+            "num_steps": 10,
+            "loss": 0.25,
+            "spd_to_ols": 0.125,
+        }
+        display.report("second", report)
+        display.end("first", {"status": "done", "seconds": 12.3, "spd_to_ols": 0.5})
+        display.report("first", report)  # overtaken by its end
+        console.file.truncate(0)
+    last_frame = console.file.getvalue()
+    assert "1/3" in last_frame
+    assert "1 running" in last_frame
+    assert "second" in last_frame
+    assert "training step 5 of 10: loss 0.25" in last_frame
+    assert "first" not in last_frame
+
+
+def test_where_no_terminal_is_every_tenth_of_the_training_gets_a_line():
+    console = Console(file=io.StringIO(), width=160)
+    with open_display(console, "depth", 1) as display:
+        display.report("only", {"stage": "starting"})
+        for step in range(0, 101):
+            display.report("only", {"step": step, "num_steps": 100, "loss": 1.0, "spd_to_ols": 1.0})
+        display.end("only", {"status": "failed", "error": "why"})
+    lines = console.file.getvalue().splitlines()
+    assert lines[0] == "depth: only: starts"
+    assert lines[-1] == "depth: [1/1] only: failed: why"
+    assert len(lines) == 2 + 11
+
+
+def test_reports_and_ends_are_put_in_words():
+    report = {"stage": "training", "step": 5, "num_steps": 10, "loss": 0.25, "spd_to_ols": 0.125}
+    assert describe(report) == "training step 5 of 10: loss 0.25, SPD to OLS 0.125"
+    assert describe({"stage": "measure_spd"}) == "measure_spd"
+    done = {"status": "done", "seconds": 12.3, "spd_to_ols": 0.5}
+    assert summarize("seed=0", done) == "seed=0: done in 12 s, SPD to OLS 0.5"
+    assert summarize("seed=0", {"status": "failed", "error": "why"}) == "seed=0: failed: why"
