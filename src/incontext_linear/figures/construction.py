@@ -3,7 +3,7 @@
 Tables in (see `measurements`), Matplotlib figures out. To draw the figures of
 `docs/construction.md`:
 
-    python -m incontext_linear.construction.figures docs/figures
+    python -m incontext_linear.figures.construction docs/figures
 """
 
 import argparse
