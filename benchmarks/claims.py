@@ -248,14 +248,15 @@ def shifts(count: int = 512) -> pd.DataFrame:
             row[f"SPD, k = {k}"] = f"{share.mean():.1e} {between(resampled_means(share))}"
             row[f"slope, k = {k}"] = f"{(answer @ ols / (ols @ ols)).item():.2f}"
             if k == 16:
-                for steps in (256,):
-                    miss = squared(spectrum.gradient_descent(steps), ols).mean() / variance
-                    row[f"{steps} gradient steps"] = f"{miss:.1e}" if miss < 1e3 else "diverges"
-                miss = squared(spectrum.newton(12), ols).mean() / variance
-                row["12 Newton iterations"] = f"{miss:.1e}"
+                others = {
+                    "256 gradient steps": spectrum.gradient_descent(256),
+                    "12 Newton iterations": spectrum.newton(12),
+                }
                 if name == "none":
-                    miss = squared(control(xs, ys)[:, k], ols).mean() / variance
-                    row["control learner"] = f"{miss:.1e}"
+                    others["control learner"] = control(xs, ys)[:, k]
+                for other, predictions in others.items():
+                    miss = squared(predictions, ols).mean() / variance
+                    row[other] = f"{miss:.1e}" if miss < 1e3 else "diverges"
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -269,12 +270,10 @@ def candidates(count: int = 2048) -> pd.DataFrame:
     prompts and scored on the other, beside OLS.
     """
     learner = load_learner(SHIPPED / "learner.safetensors").model
-    rows = []
+    xs, ys, _ = draw_prompts(TaskConfig(), count, seed=0, stream="claims candidates")
+    answers, rows = learner(xs, ys), []
     for k in (4, 7, 8, 9, 12, 16, 24, 32, 39):
-        xs, ys, _ = draw_prompts(TaskConfig(), count, seed=0, stream="claims candidates")
-        xs, ys = xs[:, : k + 1], ys[:, : k + 1]
-        answer = learner(xs, ys)[:, k]
-        spectrum, half = Spectrum.of(xs, ys, k), count // 2
+        answer, spectrum, half = answers[:, k], Spectrum.of(xs, ys, k), count // 2
         to_ols = squared(answer, spectrum.least_squares())[half:]
         row: dict[str, object] = {"k": k, "SPD to OLS": f"{to_ols.mean():.1e}"}
         for name, (_, grid) in FAMILIES.items():
