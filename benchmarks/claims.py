@@ -114,7 +114,14 @@ def resampled_means(values: np.ndarray, seed: int = 0) -> np.ndarray:
 def between(resamples: np.ndarray) -> str:
     """A 95 % percentile interval of resamples, as text."""
     low, high = np.quantile(resamples, [0.025, 0.975], method="inverted_cdf")
-    return f"[{low:.2g}, {high:.2g}]"
+    return f"[{short(low)}, {short(high)}]"
+
+
+def short(number: float) -> str:
+    """Two digits: 0.31, 71, 1.7e-5; from 1e6 on "diverges"."""
+    if 0.01 <= number < 1000 or number == 0:
+        return f"{number:.2g}"
+    return f"{number:.1e}".replace("e-0", "e-").replace("e+0", "e") if number < 1e6 else "diverges"
 
 
 # ---- Off the training distribution -------------------------------------------------------------
@@ -245,7 +252,7 @@ def shifts(count: int = 512) -> pd.DataFrame:
             ols, variance = spectrum.least_squares(), ys[:, k].double().square().mean().item()
             answer = learner(xs, ys)[:, k].double()
             share = squared(answer, ols) / variance
-            row[f"SPD, k = {k}"] = f"{share.mean():.1e} {between(resampled_means(share))}"
+            row[f"SPD, k = {k}"] = f"{short(share.mean())} {between(resampled_means(share))}"
             row[f"slope, k = {k}"] = f"{(answer @ ols / (ols @ ols)).item():.2f}"
             if k == 16:
                 others = {
@@ -256,7 +263,7 @@ def shifts(count: int = 512) -> pd.DataFrame:
                     others["control learner"] = control(xs, ys)[:, k]
                 for other, predictions in others.items():
                     miss = squared(predictions, ols).mean() / variance
-                    row[other] = f"{miss:.1e}" if miss < 1e3 else "diverges"
+                    row[other] = short(miss)
         rows.append(row)
     return pd.DataFrame(rows)
 
