@@ -119,7 +119,9 @@ def between(resamples: np.ndarray) -> str:
 
 def short(number: float) -> str:
     """Two digits: 0.31, 71, 1.7e-5; from 1e6 on "diverges"."""
-    if 0.01 <= number < 1000 or number == 0:
+    if 100 <= number < 1000:
+        return f"{number:.0f}"
+    if 0.01 <= number < 100 or number == 0:
         return f"{number:.2g}"
     return f"{number:.1e}".replace("e-0", "e-").replace("e+0", "e") if number < 1e6 else "diverges"
 
