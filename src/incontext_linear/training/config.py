@@ -36,7 +36,7 @@ class TrainingConfig(Config):
     """How prefixes are weighted: evenly, as in the paper, or by their likelihood
     (`training.loss`).
     """
-    loss_floor: PositiveFloat = 0.0025
+    loss_floor: PositiveFloat = 0.01
     """Of the loss ``likelihood``: added to each prefix's error, as a share of the labels' mean
     square.
     """
