@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from incontext_linear.predictors.validation import Number
+
 # A step size that is too large diverges; beyond this a filter is as wrong as it needs to be.
 LARGEST_FILTER = 1e6
 # Rounds in which a family's grid is made four times finer around its best members.
@@ -86,13 +88,13 @@ def _columns(members: np.ndarray) -> list[np.ndarray]:
     return [column[:, None, None] for column in members.T]
 
 
-def _combinations(*values: Sequence[float] | np.ndarray) -> np.ndarray:
+def _combinations(*values: Sequence[Number] | np.ndarray) -> np.ndarray:
     """All combinations, (G, P)."""
     grids = np.meshgrid(*values, indexing="ij")
     return np.stack([grid.ravel() for grid in grids], axis=-1).astype(float)
 
 
-def _step_sizes(size: float, spacing: float, *others: Sequence[float] | np.ndarray) -> np.ndarray:
+def _step_sizes(size: float, spacing: float, *others: Sequence[Number] | np.ndarray) -> np.ndarray:
     """Members with a step size first and a number of steps last.
 
     2α goes up to 2 over the largest eigenvalue, beyond which descent diverges there, and to 4 for a
@@ -169,7 +171,7 @@ def _least_squares(spectra: Spectra, members: np.ndarray) -> np.ndarray:
     return np.broadcast_to(spectra.solution, (len(members), *spectra.solution.shape))
 
 
-_STEPS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 48, *2 ** np.arange(6, 16))
+_STEPS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32, 48, *(2**power for power in range(6, 16)))
 _RIDGE = Family(
     "ridge",
     ("penalty",),

@@ -343,7 +343,7 @@ def layer_paths(filters: LayerFilters) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _growth(layers: np.ndarray, values: np.ndarray) -> dict[str, float]:
+def _growth(layers: np.ndarray, values: np.ndarray) -> dict[str, int | float]:
     """Straight lines over layers; of fewer than three layers, or of the logarithm of 0, none."""
     growth = {"num_layers": len(layers), "first": values[0], "last": values[-1]}
     growth |= {"linear_r2": np.nan, "log_r2": np.nan, "doublings": np.nan}

@@ -20,8 +20,6 @@ FAMILY_LABELS = {
     "momentum": "momentum",
     "conjugate_gradients": "conjugate gradients",
 }
-
-
 SHORT_LABELS = {
     "ridge": "ridge",
     "gradient_flow": "flow",
@@ -34,6 +32,10 @@ SHORT_LABELS = {
 }
 # Where a filter explains less than this, how families differ from it means nothing.
 LEAST_SHARE = 0.5
+
+
+def _short(factor: float) -> str:
+    return f"{factor:.2f}" if factor < 10 else f"{factor:.3g}"
 
 
 def _plain(family: str) -> str:
@@ -75,7 +77,7 @@ def plot_layer_filters(
         raise ValueError(
             f"readout={readout!r}, layers={layers!r} are not in the tables; they hold {known}"
         )
-    columns = min(4, len(chosen))
+    columns = len(chosen) if len(chosen) <= 5 else 4
     rows = -(-len(chosen) // columns)
     figure = Figure(figsize=(3.0 * columns + 0.4, 2.7 * rows + 1.1), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
@@ -88,7 +90,7 @@ def plot_layer_filters(
         axes.remove()
     for axes in panels[max(len(chosen) - columns, 0) : len(chosen)]:
         axes.tick_params(labelbottom=True)
-    _finish(figure, panels[: len(chosen)], title)
+    _finish(figure, list(panels[: len(chosen)]), title)
     return figure
 
 
@@ -119,7 +121,7 @@ def _draw_layer(
     text = f"a filter explains {max(share, 0):.0%}\n"
     if share >= LEAST_SHARE:
         misfit = scores.set_index("family")["misfit"]
-        factors = (f"{SHORT_LABELS[_plain(name)]} ×{misfit[name]:.3g}" for name in families)
+        factors = (f"{SHORT_LABELS[_plain(name)]} ×{_short(misfit[name])}" for name in families)
         text += ", ".join(factors)
     place = {"transform": axes.transAxes, "va": "bottom", "ha": "left"}
     axes.text(0, 1.02, text, fontsize=7, color=MUTED, **place)
@@ -129,6 +131,9 @@ def _finish(figure: Figure, shown: Sequence[Axes], title: str) -> None:
     figure.supylabel("f(s)", fontsize=10, color=MUTED)
     handles, labels = shown[-1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", frameon=False, fontsize=9, ncols=5)
-    note = "×: squared error on held-out prompts, over that of the best filter of any shape"
+    note = (
+        "Families have a fitted factor; ×: their squared error on held-out prompts, over that of "
+        "the best filter of any shape"
+    )
     lines = "\n".join(filter(None, (title, note)))
     figure.suptitle(lines, x=0.01, ha="left", fontsize=10, color=MUTED)
