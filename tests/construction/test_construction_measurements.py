@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from incontext_linear.construction import ConstructionConfig, figures
+from incontext_linear.construction import ConstructionConfig
 from incontext_linear.construction.measurements import (
     PROGRAMS,
     LatestExample,
@@ -19,6 +19,7 @@ from incontext_linear.construction.measurements import (
     size_table,
     trace_gradient_step,
 )
+from incontext_linear.figures import construction as figures
 from incontext_linear.pipelines.construction.nodes import measure_sizes, report_construction_metrics
 from incontext_linear.pipelines.construction.pipeline import create_pipeline
 from incontext_linear.predictors import Ridge
