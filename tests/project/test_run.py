@@ -1,5 +1,6 @@
 """The whole project in conf/test, as a user runs it: a copy of the tree, and Kedro's commands."""
 
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 from safetensors.torch import load_file
 from support.project import ROOT, client, copy_project, kedro, kedro_process, report, runs
 
@@ -32,6 +34,9 @@ PIPELINES = [
     "probing",
     "construction",
 ]
+
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def snapshot(project: Path) -> dict[str, tuple[int, int]]:
@@ -256,20 +261,54 @@ def test_a_bad_parameter_fails_at_once_and_nothing_on_disk_changes(finished):
     assert snapshot(finished) == before
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem
-)
-def test_notebooks_run_on_a_finished_run(finished, path, monkeypatch):
-    monkeypatch.chdir(finished)
+@pytest.fixture(scope="module")
+def told(finished, tmp_path_factory):
+    """A copy of the finished run whose ``conf`` has changed since."""
+    project = tmp_path_factory.mktemp("told") / "project"
+    shutil.copytree(finished, project)
+    file = project / "conf/test/parameters.yml"
+    file.write_text(file.read_text().replace("dim: 2\n", "dim: 2\n  noise_std: 0.5\n", 1))
+    return project
+
+
+def execute(project: Path, notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    """Run a notebook's cells in a kernel of its own; their outputs, one after another."""
+    where = {"metadata": {"path": str(project / "notebooks")}}
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=where).execute()
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return [output for cell in cells for output in cell.outputs]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_show_their_figures_and_the_parameters_of_the_run(told, path, monkeypatch):
     monkeypatch.setenv("KEDRO_ENV", "test")
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(
-        notebook,
-        timeout=180,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(finished)}},
-    ).execute()
-    assert any(cell.get("outputs") for cell in notebook.cells if cell.cell_type == "code")
+    drawn = sum(cell.source.count("plot_") > 0 for cell in notebook.cells)
+    outputs = execute(told, notebook)
+    shown = [output.data for output in outputs if "data" in output]
+    figures = [data for data in shown if data["text/plain"].startswith("<Figure")]
+    assert len(figures) == drawn >= 4
+    assert all("image/png" in data for data in figures)
+    says = "\n".join(data["text/plain"] for data in shown)
+    if path.stem == "read_a_run":
+        assert re.search(r"task\.noise_std +0\.0 +0\.0\n", says)
+
+
+def test_a_notebook_refuses_results_of_different_runs_in_one_line(told, monkeypatch, tmp_path):
+    project = tmp_path / "mixed"
+    shutil.copytree(told, project)
+    monkeypatch.setenv("KEDRO_ENV", "test")
+    causality = report(project, "causality")
+    causality["fraction"] /= 2
+    causality.to_parquet(project / "data/test/08_reporting/causality.parquet")
+    notebook = nbformat.read(ROOT / "notebooks/hidden_states.ipynb", as_version=4)
+    with pytest.raises(CellExecutionError) as caught:
+        execute(project, notebook)
+    assert re.fullmatch(
+        r"no single run made .*causality.* as they are on disk: "
+        r"make them together with `kedro run --pipelines probing`",
+        caught.value.evalue,
+    )
 
 
 def test_a_learner_of_another_shape_than_the_parameters_is_refused(finished):
