@@ -6,7 +6,7 @@ name the parameter by its dotted name, what was given, and what is allowed.
 
 import json
 import re
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, NonNegativeInt, ValidationError
 
@@ -150,12 +150,17 @@ def _fields_at(path: list[str]) -> list[str]:
     schema: type[BaseModel] = Parameters
     for part in path:
         field = schema.model_fields.get(part)
-        if field is None or not (
-            isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-        ):
-            return ["kind", "scale", "shift"]
-        schema = field.annotation
+        if field is not None:  # otherwise a place in a list, whose items have the schema
+            schema = _schema_of(field.annotation) or schema
     return list(schema.model_fields)
+
+
+def _schema_of(annotation: Any) -> type[BaseModel] | None:
+    """The parameter class in an annotation: itself, an optional one, or a list's items."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_schema_of(part) for part in get_args(annotation))
+    return next((schema for schema in found if schema is not None), None)
 
 
 def _cross_check(parameters: Parameters) -> list[str]:

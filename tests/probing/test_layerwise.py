@@ -78,7 +78,9 @@ def test_the_least_penalty_fits_what_float32_would_round_away(prompts):
         return (states - center).numpy() @ ridge.coef_
 
     missed = [
-        np.square(predictions(share)[1:, split.validation] - prompts.ys.T[1:, split.validation].numpy()).mean()
+        np.square(
+            predictions(share)[1:, split.validation] - prompts.ys.T[1:, split.validation].numpy()
+        ).mean()
         for share in PENALTIES
     ]
     expected = predictions(PENALTIES[int(np.argmin(missed))])[:, split.test].T

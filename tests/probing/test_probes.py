@@ -183,9 +183,11 @@ def test_a_selection_holds_every_target_at_every_number_of_examples_computed_onc
     ]
     assert selection.layers == [0, 2]
     assert sum(map(len, selection.split)) == len(selection.xs) == 30
-    expected = target_values("m", build_targets(["moment"], 1.0)["moment"], *(
-        drawn[name][:30, :3] for name in ("xs", "ys")
-    ))
+    expected = target_values(
+        "m",
+        build_targets(["moment"], 1.0)["moment"],
+        *(drawn[name][:30, :3] for name in ("xs", "ys")),
+    )
     torch.testing.assert_close(selection.columns[0].values, expected)
 
 
@@ -193,7 +195,10 @@ def test_a_selection_holds_every_target_at_every_number_of_examples_computed_onc
     ("config", "says"),
     [
         (ProbingConfig(layers=(3,)), r"probing\.layers=\[3\].* has 2 layers; allowed: 0 to 2"),
-        (ProbingConfig(context_lengths=(6,)), r"context_lengths=\[6\].*6 examples; allowed: 1 to 5"),
+        (
+            ProbingConfig(context_lengths=(6,)),
+            r"context_lengths=\[6\].*6 examples; allowed: 1 to 5",
+        ),
     ],
 )
 def test_what_the_learner_or_the_prompts_lack_is_refused(learner, drawn, config, says):

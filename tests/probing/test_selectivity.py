@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 import torch
 
+from incontext_linear.config import BootstrapConfig
 from incontext_linear.probing import (
     Column,
     Selection,
@@ -11,7 +12,6 @@ from incontext_linear.probing import (
     selectivity_tables,
     split_prompts,
 )
-from incontext_linear.config import BootstrapConfig
 from incontext_linear.probing.config import ProbingConfig
 from incontext_linear.probing.fitting import PROBE_KEYS
 from incontext_linear.statistics import bootstrap_ratio, crossed_means, interval
