@@ -58,13 +58,15 @@ def test_the_nearest_step_is_the_one_whose_predictions_a_layer_holds(prompts):
 
 
 def test_the_least_penalty_fits_what_float32_would_round_away(prompts):
-    """A layer that holds the labels, small beside a coordinate that varies much more: ridge in
+    """A layer that holds the labels beside a coordinate that varies much more, rotated: ridge in
     float64, as scikit-learn does it, is the reference.
     """
     rng = generator(1, "states")
-    hidden = torch.randn(1, 11, 400, 3, generator=rng)
-    hidden[0, ::2, :, 0] = 1e-3 * prompts.ys.T
-    hidden[0, :, :, 1] *= 300
+    held = torch.randn(11, 400, 3, generator=rng).double()
+    held[::2, :, 0] = 0.1 * prompts.ys.T
+    held[:, :, 1] *= 300
+    rotation = torch.linalg.qr(torch.randn(3, 3, generator=rng))[0].double()
+    hidden = (held @ rotation).float().unsqueeze(0)
     split = split_prompts(400, FitConfig(), 0)
     read = read_predictions(hidden, prompts.ys, split)[0].double()
     states = hidden[0, ::2].double()
