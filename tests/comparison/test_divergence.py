@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression
 
-from incontext_linear.comparison.config import ComparisonConfig
 from incontext_linear.comparison.divergence import (
     curve,
     implicit_weight_difference,
@@ -14,7 +13,6 @@ from incontext_linear.comparison.divergence import (
     squared_prediction_difference,
 )
 from incontext_linear.config import TaskConfig
-from incontext_linear.pipelines.behavioral_comparison.nodes import measure_ilwd
 from incontext_linear.predictors import NearestNeighbors, OrdinaryLeastSquares, Ridge
 from incontext_linear.statistics import bootstrap_mean
 from incontext_linear.tasks import draw_prompts
@@ -23,18 +21,6 @@ PROMPTS = draw_prompts(TaskConfig(dim=3, num_examples=8, noise_std=0.3), 20, see
     torch.float64
 )
 QUERIES = torch.randn(20, 12, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-
-
-def test_a_baseline_that_was_taken_away_has_no_curve():
-    weights = torch.zeros(4, 3, 2)
-    table = measure_ilwd(
-        {"weights": weights},
-        {"ols": weights},
-        {"gone": None, "ols": {}},
-        ComparisonConfig(num_resamples=5),
-        0,
-    )
-    assert set(table["predictor"]) == {"ols"}
 
 
 def test_spd_is_symmetric_and_zero_only_between_equals():

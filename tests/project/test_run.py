@@ -19,7 +19,6 @@ from support.project import ROOT, client, copy_project, kedro, kedro_process, re
 
 from incontext_linear.config import TaskConfig
 from incontext_linear.learner.saved import load_learner
-from incontext_linear.pipelines.behavioral_comparison.nodes import report_comparison_metrics
 from incontext_linear.predictors import OrdinaryLeastSquares
 from incontext_linear.tasks import draw_prompts
 
@@ -105,20 +104,6 @@ def test_spd_curves_are_metric_histories_over_examples_seen(finished, first_run)
         .set_index("examples_seen")["mean"]
     )
     assert {m.step: m.value for m in history} == pytest.approx(curve.to_dict())
-
-
-def test_the_log_names_the_nearest_algorithms(caplog):
-    names = ("a", "b", "c", "d")
-    spd = pd.DataFrame(
-        {
-            "predictor": [name for name in names for _ in range(2)],
-            "examples_seen": 4 * [1, 2],
-            "mean": [0.1, 9.0, 0.2, 0.25, 0.3, 1.0, 0.4, 3.0],
-        }
-    ).assign(low=lambda table: table["mean"] / 2, high=lambda table: table["mean"] * 2)
-    with caplog.at_level("INFO"):
-        report_comparison_metrics(spd, spd, spd)
-    assert "after 2 examples: b (SPD 0.25 [0.12, 0.5]), c (SPD 1 [0.5, 2]), d (SPD 3" in caplog.text
 
 
 def test_figures_and_tables_are_artifacts(finished, first_run):

@@ -7,10 +7,11 @@ from incontext_linear.predictors.gradient import GradientDescent, OnePassSGD
 from incontext_linear.predictors.least_squares import FirstExamples, OrdinaryLeastSquares, Ridge
 from incontext_linear.predictors.neighbors import NearestNeighbors
 from incontext_linear.predictors.newton import IterativeNewton
-from incontext_linear.predictors.registry import build_predictor, build_predictors
+from incontext_linear.predictors.registry import Baselines, build_predictor, build_predictors
 
 __all__ = [
     "Averaging",
+    "Baselines",
     "BayesPosteriorMean",
     "DiscreteMMSE",
     "FirstExamples",
