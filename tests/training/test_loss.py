@@ -1,4 +1,4 @@
-"""The losses: one minimiser, bounded weights, and a memory that a resumed run takes up where it was."""
+"""The losses: one minimiser, bounded weights, and a memory that a resumed run takes up again."""
 
 import numpy as np
 import pytest
@@ -71,7 +71,7 @@ def test_the_gradient_is_that_of_the_gaussian_likelihood_with_variances_fitted()
 
 @given(st.integers(0, 2**31), st.floats(1e-4, 0.5))
 def test_both_losses_have_the_same_minimiser(seed, floor):
-    """Where each prefix's prediction is free, both are least at its conditional mean, here the mean."""
+    """Where each prefix is free, both are least at its conditional mean, here the mean."""
     ys = torch.stack(batches(2, seed)).flatten(0, 1) + torch.arange(5.0)
     minima = []
     for loss in (UniformLoss(), LikelihoodLoss(5, floor, 0.9)):
