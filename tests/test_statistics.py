@@ -31,6 +31,12 @@ MANY = BootstrapConfig(confidence=0.95, num_resamples=4000)
 SEEDS = st.integers(0, 2**31)
 
 
+@pytest.fixture
+def without_tails(monkeypatch):
+    """Studentised intervals alone, as a plain loop gives them."""
+    monkeypatch.setattr(statistics, "FEWEST_EXCESSES", 10**9)
+
+
 def lognormal(num_samples, num_columns, sigma=1.0, seed=0):
     return np.random.default_rng(seed).lognormal(0, sigma, (num_samples, num_columns))
 
@@ -225,8 +231,8 @@ def test_mean_and_median_are_those_of_the_values():
     assert (table["mean"] < table["high"]).all()
 
 
-def test_a_studentised_interval_agrees_with_a_loop_over_resamples(monkeypatch):
-    monkeypatch.setattr(statistics, "FEWEST_EXCESSES", 10**9)  # no tail
+@pytest.mark.usefixtures("without_tails")
+def test_a_studentised_interval_agrees_with_a_loop_over_resamples():
     values = lognormal(60, 2)
     table = mean_interval(values, BOOTSTRAP, 4)
     counts = sample_draws(60, BOOTSTRAP.num_resamples, 4).counts().astype(int)
@@ -250,6 +256,7 @@ def test_signed_values_are_studentised_on_the_plain_scale():
     assert (table["low"][0], table["high"][0]) == pytest.approx(limits, rel=1e-3)
 
 
+@pytest.mark.usefixtures("without_tails")
 def test_light_tails_give_scipys_bca_interval():
     values = np.random.default_rng(2).normal(0, 1, (400, 3))
     table = mean_interval(values, MANY, 0)
@@ -466,9 +473,24 @@ def test_light_tails_are_covered_as_often_as_said_and_not_much_longer(name):
     assert ((table["high"] - table["low"]) / plain).median() < 1.3
 
 
-def test_ratios_of_heavy_tailed_pairs_are_covered():
-    first = lognormal(512, 400, 1.5, seed=5)
-    second = first * lognormal(512, 400, 0.5, seed=6)
-    truth = -(0.5**2) / 2
+def test_ratios_of_heavy_tailed_pairs_are_covered_where_percentiles_are_not():
+    """Two log-normals of σ = 2 that share half of their variance."""
+    common, *own = (lognormal(512, 400, np.sqrt(2), seed=seed) for seed in (5, 6, 7))
+    first, second = common * own[0], common * own[1]
     table = paired_log_ratio(first, second, BOOTSTRAP, 0)
-    assert ((table["low"] <= truth) & (truth <= table["high"])).mean() >= 0.9
+    covered = ((table["low"] <= 0) & (table["high"] >= 0)).mean()
+    draws = sample_draws(512, 400, 0)
+    low, high = interval(np.log(draws.sums(first) / draws.sums(second)), 0.95)
+    assert ((low <= 0) & (high >= 0)).mean() < 0.91
+    assert covered >= 0.93
+
+
+def test_signed_heavy_tails_are_covered_where_percentiles_are_not():
+    values = lognormal(512, 400, 2.0, seed=8) - lognormal(512, 400, 2.0, seed=9)
+    table = mean_interval(values, BOOTSTRAP, 0)
+    assert ((table["low"] <= 0) & (table["high"] >= 0)).mean() >= 0.93
+    values = lognormal(512, 400, 2.0, seed=8) - 1
+    table, truth = mean_interval(values, BOOTSTRAP, 0), np.exp(2.0) - 1
+    low, high = interval(sample_draws(512, 400, 0).sums(values) / 512, 0.95)
+    assert ((low <= truth) & (high >= truth)).mean() < 0.9
+    assert ((table["low"] <= truth) & (table["high"] >= truth)).mean() >= 0.93

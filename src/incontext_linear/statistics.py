@@ -18,7 +18,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int, UInt
+from jaxtyping import Bool, Float, Int, UInt
 from pydantic import PositiveInt
 from scipy import special, stats
 
@@ -195,12 +195,14 @@ def interval(
     """
     tail = (1 - confidence) / 2
     method = "inverted_cdf" if discrete else "linear"
-    low, high = np.quantile(resamples, [tail, 1 - tail], axis=0, method=method)
-    if np.isnan(low).any():
-        missing = np.isnan(resamples).all(0)
-        known = np.where(missing, 0.0, resamples)
-        low, high = np.nanquantile(known, [tail, 1 - tail], axis=0, method=method)
-        low, high = (np.where(missing, np.nan, limit) for limit in (low, high))
+    missing = np.isnan(resamples)
+    if not missing.any():
+        low, high = np.quantile(resamples, [tail, 1 - tail], axis=0, method=method)
+        return low, high
+    empty = missing.all(0)
+    known = np.where(empty, 0.0, resamples)
+    limits = np.nanquantile(known, [tail, 1 - tail], axis=0, method=method)
+    low, high = np.where(empty, np.nan, limits)
     return low, high
 
 
@@ -339,7 +341,7 @@ class _Columns:
 
     scaled: Float[np.ndarray, "sample column"]
     """0 where nothing is present."""
-    present: np.ndarray
+    present: Bool[np.ndarray, "sample column"]
     number: Int[np.ndarray, " column"]
     unit: Float[np.ndarray, " column"]
 
@@ -347,7 +349,7 @@ class _Columns:
     def of(cls, values: Float[np.ndarray, "sample column"]) -> "_Columns":
         """Scale each column, so that no square overflows and intervals scale with the values."""
         present = ~np.isnan(values)
-        filled = np.where(present, values, 0.0)
+        filled = np.where(present, values.clip(-LARGEST, LARGEST), 0.0)
         unit = np.abs(filled).max(0)
         unit[unit == 0] = 1.0
         return cls(filled / unit, present, present.sum(0), unit)
@@ -358,7 +360,7 @@ class _Columns:
         return np.where(self.number > 0, self.scaled.sum(0) / self.number.clip(1), np.nan)
 
     @cached_property
-    def log(self) -> np.ndarray:
+    def log(self) -> Bool[np.ndarray, " column"]:
         """Whether a column is taken on the log scale: no value is negative."""
         return (self.scaled >= 0).all(0) & (self.mean > 0)
 
@@ -367,6 +369,11 @@ class _Columns:
         """Deviations from the mean; 0 where nothing is present."""
         return np.where(self.present, self.scaled - self.mean, 0.0)
 
+    @cached_property
+    def error(self) -> Float[np.ndarray, " column"]:
+        """Standard error of the mean; 0 for a single value, which says nothing of it."""
+        return np.sqrt((self.centred**2).sum(0) / ((self.number - 1).clip(1) * self.number.clip(1)))
+
 
 def _mean_with_limits(
     values: Float[np.ndarray, "sample column"], draws: Draws, bootstrap: BootstrapConfig
@@ -374,57 +381,70 @@ def _mean_with_limits(
     """Mean, low and high of each column."""
     columns = _Columns.of(values)
     mean, log, number = columns.mean, columns.log, columns.number
-    deviation = np.sqrt((columns.centred**2).sum(0) / (number - 1).clip(1))
-    error = deviation / np.sqrt(number.clip(1))
     quantiles = _student(number, bootstrap)
-    upper = np.full(len(mean), np.nan)
+    below = above = np.full(len(mean), np.nan)
     if len(values) >= FEW:
-        studentised, resampled = _resample_means(columns, draws)
+        studentised, lower, upper = _resample_means(columns, draws)
         quantiles = _studentised_quantiles(studentised, number, bootstrap)
-        tails = _quantiles(resampled, [1 - bootstrap.tail])[0]
-        upper = np.where(log & (number >= FEW), tails, np.nan)
+        below = np.where(log, np.nan, _quantiles(lower, [bootstrap.tail])[0])
+        above = _quantiles(upper, [1 - bootstrap.tail])[0]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        shift = quantiles * error
+        shift = quantiles * columns.error
         low, high = np.where(log, mean * np.exp(-shift / mean), mean - shift)[::-1]
-    # One value beyond all others leaves resamples with next to no error, and no limit at all.
-    high = np.where(log, np.minimum(high, 1.0), high)  # 1: the largest value
-    limits = np.vstack((mean, np.minimum(low, mean), np.fmax(np.maximum(high, mean), upper)))
-    return limits * columns.unit
+    # One value beyond all others leaves resamples with next to no error, and no limit at all; in
+    # these units the largest value is 1.
+    low, high = low.clip(-1.0), high.clip(max=1.0)
+    enough = number >= FEW
+    low = np.fmin(np.minimum(low, mean), np.where(enough, below, np.nan))
+    high = np.fmax(np.maximum(high, mean), np.where(enough, above, np.nan))
+    return np.vstack((mean, low, high)) * columns.unit
 
 
 def _student(
     number: Int[np.ndarray, " column"], bootstrap: BootstrapConfig
 ) -> Float[np.ndarray, "side column"]:
-    """Student's quantiles; a single value says nothing of its spread and gets width 0."""
+    """Student's quantiles; 0 for a single value."""
     quantile = stats.t.ppf(1 - bootstrap.tail, (number - 1).clip(1))
     return np.where(number > 1, np.vstack((-quantile, quantile)), 0.0)
+
+
+def _studentised_quantiles(
+    studentised: Float[np.ndarray, "resample column"],
+    number: Int[np.ndarray, " column"],
+    bootstrap: BootstrapConfig,
+) -> Float[np.ndarray, "side column"]:
+    """Quantiles of a studentised statistic over the resamples; of Student's t for few samples."""
+    known = np.where(np.isfinite(studentised), studentised, np.nan)
+    drawn = np.nan_to_num(_quantiles(known, [bootstrap.tail, 1 - bootstrap.tail]))
+    return np.where(number >= FEW, drawn, _student(number, bootstrap))
 
 
 def _quantiles(
     draws: Float[np.ndarray, "resample column"], levels: list[float]
 ) -> Float[np.ndarray, "level column"]:
-    """Quantiles of each column over the resamples that have a value; 0 where none has."""
+    """Quantiles of each column over the resamples that have a value; NaN where none has."""
     missing = np.isnan(draws)
     if not missing.any():
         return np.quantile(draws, levels, axis=0)
-    return np.nanquantile(np.where(missing.all(0), 0.0, draws), levels, axis=0)
+    empty = missing.all(0)
+    return np.where(empty, np.nan, np.nanquantile(np.where(empty, 0, draws), levels, axis=0))
 
 
-def _resample_means(
-    columns: _Columns, draws: Draws
-) -> tuple[Float[np.ndarray, "resample column"], Float[np.ndarray, "resample column"]]:
-    """Studentised means, and means with the tail's mean excess in place of the sample's.
+Resampled = Float[np.ndarray, "resample column"]
+
+
+def _resample_means(columns: _Columns, draws: Draws) -> tuple[Resampled, Resampled, Resampled]:
+    """Studentised means, and means with the lower and with the upper tail drawn from its model.
 
     Studentised: (m* − m)/se*, and where a column is on the log scale (log m* − log m)/(se*/m*); not
     finite in a resample without spread.
     """
-    tail = _Tail.fit(columns, draws)
     mean, log, centred = columns.mean, columns.log, columns.centred
     squares = centred**2
-    shape = draws.num_resamples, len(mean)
-    studentised, with_tail = np.empty(shape), np.empty(shape)
-    complete = columns.present.all()
-    present = columns.present.astype(float)
+    complete, present = columns.present.all(), columns.present.astype(float)
+    upper_tail = _Tail.fit(columns.scaled, columns.number, draws)
+    lower_tail = None if log.all() else _Tail.fit(-columns.scaled, columns.number, draws)
+    studentised, lower, upper = np.empty((3, draws.num_resamples, len(mean)))
     with np.errstate(divide="ignore", invalid="ignore"):
         for rows, counts in draws.blocks():
             number = counts.sum(1)[:, None] if complete else counts @ present
@@ -434,13 +454,16 @@ def _resample_means(
             drawn = mean + shift
             logs = np.log(drawn / mean) * drawn / error
             studentised[rows] = np.where(log, logs, shift / error)
-            with_tail[rows] = drawn + tail.replace(rows, counts) / number
-    return studentised, with_tail
+            upper[rows] = drawn + upper_tail.change(rows, counts) / number
+            lower[rows] = (
+                drawn if lower_tail is None else drawn - lower_tail.change(rows, counts) / number
+            )
+    return studentised, lower, upper
 
 
 @dataclass(frozen=True)
 class _Tail:
-    """A generalised Pareto tail above each column's threshold u.
+    """A generalised Pareto tail above each column's threshold u ≥ 0.
 
     The mean of a resample is that of min(x, u), plus the share of samples above u times the mean
     excess; the last is drawn from its posterior instead of averaged over the resample.
@@ -451,24 +474,33 @@ class _Tail:
     excess: Float[np.ndarray, "column place"]
     """By how much each of them is above the column's threshold; 0 where it is not."""
     mean_excess: Float[np.ndarray, "resample column"]
+    """NaN for a column without a tail."""
 
     @classmethod
-    def fit(cls, columns: _Columns, draws: Draws) -> "_Tail":
-        """Threshold at the `TAIL_SCALE` · √n-th largest value; no tail for columns with few above."""
-        values = np.where(columns.present, columns.scaled, -np.inf).T
-        count = np.ceil(TAIL_SCALE * np.sqrt(columns.number)).astype(int)
-        count = np.minimum(count, (columns.number - 1).clip(0))
+    def fit(
+        cls,
+        values: Float[np.ndarray, "sample column"],
+        number: Int[np.ndarray, " column"],
+        draws: Draws,
+    ) -> "_Tail":
+        """Threshold at the `TAIL_SCALE` · √n-th largest value; no tail for columns with few above.
+
+        Args:
+            values: of which the positive ones have a tail; 0 where nothing is present.
+            number: how many are present.
+            draws: of which the tail's draws follow.
+        """
+        positive = np.maximum(values, 0.0).T
+        count = np.ceil(TAIL_SCALE * np.sqrt(number)).astype(int).clip(max=len(values) - 1)
         largest = int(count.max(initial=0)) + 1
-        places = np.argpartition(values, -largest, axis=1)[:, -largest:]
-        found = np.take_along_axis(values, places, axis=1)
-        ordered = np.sort(found, axis=1)[:, ::-1]
-        threshold = np.take_along_axis(ordered, count[:, None], axis=1)
-        excess = (found - np.where(np.isfinite(threshold), threshold, 0.0)).clip(0)
-        enough = (excess > 0).sum(1) >= FEWEST_EXCESSES
-        excess[~(enough & columns.log)] = 0
+        places = np.argpartition(positive, -largest, axis=1)[:, -largest:]
+        found = np.take_along_axis(positive, places, axis=1)
+        threshold = np.take_along_axis(np.sort(found, axis=1)[:, ::-1], count[:, None], axis=1)
+        excess = (found - threshold).clip(0)
+        excess[(excess > 0).sum(1) < FEWEST_EXCESSES] = 0
         return cls(places, excess, _draw_mean_excess(excess, draws))
 
-    def replace(
+    def change(
         self, rows: slice, counts: Float[np.ndarray, "block sample"]
     ) -> Float[np.ndarray, "block column"]:
         """What to add to resampled sums: the tail's excesses in place of those that were drawn."""
@@ -480,7 +512,7 @@ class _Tail:
 def _draw_mean_excess(
     excess: Float[np.ndarray, "column place"], draws: Draws
 ) -> Float[np.ndarray, "resample column"]:
-    """Draw E(x − u | x > u) = σ/(1 − ξ) from its posterior, given excesses above u (0: none).
+    """Draw E(x − u | x > u) = σ/(1 − ξ) from its posterior, given excesses above u; NaN without any.
 
     With θ = ξ/σ and S(θ) = Σ log(1 + θ(x − u)) the log likelihood of m excesses is
     m log θ − m log ξ − (1 + 1/ξ) S(θ); the prior is uniform in log θ, and (1 − ξ)^TAIL_PRIOR in ξ.
@@ -488,7 +520,7 @@ def _draw_mean_excess(
     """
     rng = np.random.default_rng([*draws.entropy, draws.num_samples, 2])
     levels = (rng.permutation(draws.num_resamples) + 0.5) / draws.num_resamples
-    drawn = np.zeros((draws.num_resamples, len(excess)))
+    drawn = np.full((draws.num_resamples, len(excess)), np.nan)
     candidates = (_SHAPES / (_RATES[:, None] * (1 - _SHAPES))).ravel()
     order = candidates.argsort()
     for column, places in enumerate(excess):
@@ -511,7 +543,7 @@ def ratio_interval(
     bootstrap: BootstrapConfig,
     seed: int,
 ) -> pd.DataFrame:
-    """Ratio of two means over the same samples, with a studentised bootstrap interval.
+    """Ratio of two means over the same samples, with a studentised bootstrap interval and tails.
 
     Numerators may have either sign. A sample that is NaN in one of the two is left out of both.
 
@@ -524,12 +556,14 @@ def ratio_interval(
     Returns:
         One row a column: ``mean`` (the ratio), ``low``, ``high``.
     """
-    found = _Ratios.of(numerator, denominator, bootstrap, seed)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        studentised = (found.drawn - found.observed) / found.drawn_error
-    quantiles = _studentised_quantiles(studentised, found.number, bootstrap)
-    low, high = (found.observed - quantiles * found.error)[::-1] * found.unit
-    return pd.DataFrame({"mean": found.observed * found.unit, "low": low, "high": high})
+    limits = [np.empty((3, 0))]
+    for found in _ratios(numerator, denominator, bootstrap, seed):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            studentised = (found.drawn - found.ratio) / found.drawn_error
+            shift = _studentised_quantiles(studentised, found.number, bootstrap) * found.error
+        down, up = found.excess - found.lack_tail, found.excess_tail - found.lack
+        limits.append(found.limits(found.ratio, shift, down, up, bootstrap) * found.unit)
+    return pd.DataFrame(np.concatenate(limits, axis=1).T, columns=["mean", "low", "high"])
 
 
 def paired_log_ratio(
@@ -543,6 +577,12 @@ def paired_log_ratio(
     Natural logarithms of non-negative values: below 0, first is smaller. Both intervals are paired;
     the median's asks which is smaller for most samples and has no trouble with tails.
 
+    Args:
+        first: (samples, columns).
+        second: (samples, columns), or one column for all.
+        bootstrap: level and number of resamples.
+        seed: of the draws.
+
     Returns:
         One row a column: ``log_ratio``, ``low``, ``high``, ``median``, ``median_low``,
         ``median_high``.
@@ -552,64 +592,105 @@ def paired_log_ratio(
     """
     if (first < 0).any() or (second < 0).any():
         raise ValueError("first and second hold negative values; allowed: values of at least 0")
-    found = _Ratios.of(first, second, bootstrap, seed)
+    limits = [np.empty((3, 0))]
+    for found in _ratios(first, second, bootstrap, seed):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            log_ratio = np.log(found.ratio)
+            studentised = (np.log(found.drawn) - log_ratio) * found.drawn / found.drawn_error
+            quantiles = _studentised_quantiles(studentised, found.number, bootstrap)
+            shift = quantiles * found.error / found.ratio
+            up = np.log1p(found.excess_tail / found.ratio) - np.log1p(found.lack / found.ratio)
+            down = np.log1p(found.excess / found.ratio) - np.log1p(found.lack_tail / found.ratio)
+        limits.append(found.limits(log_ratio, shift, down, up, bootstrap) + np.log(found.unit))
+    table = pd.DataFrame(np.concatenate(limits, axis=1).T, columns=["log_ratio", "low", "high"])
     with np.errstate(divide="ignore", invalid="ignore"):
-        change = np.log(found.drawn / found.observed)
-        studentised = change * found.drawn / found.drawn_error
-        quantiles = _studentised_quantiles(studentised, found.number, bootstrap)
-        center = np.log(found.observed) + np.log(found.unit)
-        low, high = (center - quantiles * found.error / found.observed)[::-1]
-        medians = median_interval(np.log(first) - np.log(second), bootstrap)
-    return pd.DataFrame({"log_ratio": center, "low": low, "high": high}).join(medians)
-
-
-def _studentised_quantiles(
-    studentised: Float[np.ndarray, "resample column"],
-    number: Int[np.ndarray, " column"],
-    bootstrap: BootstrapConfig,
-) -> Float[np.ndarray, "side column"]:
-    """Quantiles of a studentised statistic over the resamples; of Student's t for few samples."""
-    known = np.where(np.isfinite(studentised), studentised, np.nan)
-    drawn = _quantiles(known, [bootstrap.tail, 1 - bootstrap.tail])
-    return np.where(number >= FEW, drawn, _student(number, bootstrap))
+        return table.join(median_interval(np.log(first) - np.log(second), bootstrap))
 
 
 @dataclass(frozen=True)
 class _Ratios:
-    """Ratios of means r, with standard errors by linearisation: that of the mean of (x − r y)/mean(y)."""
+    """Ratios r of means, by linearisation: r* − r is about the mean of z = (x − r y)/mean(y).
+
+    The mean of z is that of its positive part less that of its negative one, and each has a tail.
+    """
 
     number: Int[np.ndarray, " column"]
     unit: Float[np.ndarray, " column"]
-    """What ratios and errors are to be multiplied by."""
-    observed: Float[np.ndarray, " column"]
+    """What all the rest is to be multiplied by."""
+    ratio: Float[np.ndarray, " column"]
     error: Float[np.ndarray, " column"]
-    drawn: Float[np.ndarray, "resample column"]
-    drawn_error: Float[np.ndarray, "resample column"]
+    drawn: Resampled
+    drawn_error: Resampled
+    excess: Resampled
+    """Mean of z's positive part, less its observed mean."""
+    excess_tail: Resampled
+    """The same with the tail drawn from its model."""
+    lack: Resampled
+    lack_tail: Resampled
 
-    @classmethod
-    def of(
-        cls,
-        numerator: Float[np.ndarray, "sample column"],
-        denominator: Float[np.ndarray, "sample other"],
+    def limits(
+        self,
+        center: Float[np.ndarray, " column"],
+        shift: Float[np.ndarray, "side column"],
+        down: Resampled,
+        up: Resampled,
         bootstrap: BootstrapConfig,
-        seed: int,
-    ) -> "_Ratios":
-        """Ratios of the samples and of every resample."""
-        pair = np.broadcast_arrays(numerator, denominator)
-        xs, ys = (np.clip(part, -LARGEST, LARGEST) for part in pair)
+    ) -> Float[np.ndarray, "limit column"]:
+        """The longer of the studentised limits and those with tails, about the center."""
+        low, high = (center - shift)[::-1]
+        enough = self.number >= FEW
+        below = np.where(enough, center + _quantiles(down, [bootstrap.tail])[0], np.nan)
+        above = np.where(enough, center + _quantiles(up, [1 - bootstrap.tail])[0], np.nan)
+        return np.vstack((center, np.fmin(low, below), np.fmax(high, above)))
+
+
+def _ratios(
+    numerator: Float[np.ndarray, "sample column"],
+    denominator: Float[np.ndarray, "sample other"],
+    bootstrap: BootstrapConfig,
+    seed: int,
+) -> Iterator[_Ratios]:
+    """Ratios of some columns at a time, of the samples and of every resample."""
+    draws = sample_draws(len(numerator), bootstrap.num_resamples, seed)
+    pair = np.broadcast_arrays(numerator, denominator)
+    for start in range(0, numerator.shape[1], _COLUMNS):
+        xs, ys = (part[:, start : start + _COLUMNS] for part in pair)
         missing = np.isnan(xs) | np.isnan(ys)
         first, second = (_Columns.of(np.where(missing, np.nan, part)) for part in (xs, ys))
         xs, ys, number = first.scaled, second.scaled, first.number
-        draws = sample_draws(len(xs), bootstrap.num_resamples, seed)
         terms = (~missing).astype(float), xs, ys, xs * xs, xs * ys, ys * ys
         with np.errstate(divide="ignore", invalid="ignore"):
-            observed = _ratio_and_error(*(part.sum(0) for part in terms))
-            drawn = _ratio_and_error(*(draws.sums(part) for part in terms))
-            return cls(number, first.unit / second.unit, *observed, *drawn)
+            ratio, error = _ratio_and_error(*(part.sum(0) for part in terms))
+            drawn, drawn_error = _ratio_and_error(*(draws.sums(part) for part in terms))
+            residual = (xs - ratio * ys) / second.mean
+        residual[~np.isfinite(residual)] = 0
+        tails = [_with_tail(part, number, draws) for part in (residual, -residual)]
+        unit = first.unit / second.unit
+        yield _Ratios(number, unit, ratio, error, drawn, drawn_error, *tails[0], *tails[1])
+
+
+def _with_tail(
+    values: Float[np.ndarray, "sample column"], number: Int[np.ndarray, " column"], draws: Draws
+) -> tuple[Resampled, Resampled]:
+    """Means of the positive part less its mean, without and with the tail drawn from its model."""
+    positive = np.maximum(values, 0.0)
+    mean = positive.sum(0) / number.clip(1)
+    tail = _Tail.fit(positive, number, draws)
+    plain, modelled = np.empty((2, draws.num_resamples, values.shape[1]))
+    for rows, counts in draws.blocks():
+        sums = counts @ positive
+        plain[rows] = sums / number.clip(1) - mean
+        modelled[rows] = (sums + tail.change(rows, counts)) / number.clip(1) - mean
+    return plain, modelled
 
 
 def _ratio_and_error(
-    number: np.ndarray, x: np.ndarray, y: np.ndarray, xx: np.ndarray, xy: np.ndarray, yy: np.ndarray
+    number: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    xx: np.ndarray,
+    xy: np.ndarray,
+    yy: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ratio of sums, and its standard error, from the number of samples and sums of products."""
     ratio = x / y
