@@ -183,10 +183,11 @@ def score(limits: dict[str, Limits], truth: float, **labels: object) -> pd.DataF
         below, above = high < truth - slack, low > truth + slack
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.median(np.where(low > 0, high / low, np.inf))
+            width = np.median(high - low) / abs(truth)
         rows.append(
             {**labels, "kind": kind, "coverage": 1 - (below | above).mean()}
-            | {"too_low": below.mean(), "too_high": above.mean(), "high_over_low": ratio}
-            | {"width_over_truth": np.median(high - low) / abs(truth)}
+            | {"too_low": below.mean(), "too_high": above.mean()}
+            | {"high_over_low": ratio, "width_over_truth": width}
         )
     return pd.DataFrame(rows)
 
@@ -222,7 +223,7 @@ def medians(values: Float[np.ndarray, "sample column"]) -> Limits:
 def ratios(
     spds: dict[str, Float[np.ndarray, "prompt example"]], number: int, repetitions: int
 ) -> Iterator[pd.DataFrame]:
-    """Coverage of the log ratio of SPD to ridge(0.1) and to OLS, on the same prompts."""
+    """Coverage of the ratio of SPD to ridge(0.1) and to OLS, on the same prompts."""
     rng = np.random.default_rng(number)
     for k in SOME:
         first, second = spds["ridge_0.1"][:, k], spds["ols"][:, k]
@@ -235,8 +236,9 @@ def ratios(
             "percentile": interval(drawn, BOOTSTRAP.confidence),
             "paired_log_ratio": (table["low"].to_numpy(), table["high"].to_numpy()),
         }
-        labels = {"population": "log SPD ridge / OLS", "examples_seen": k, "samples": number}
-        yield score(limits, float(np.log(first.mean() / second.mean())), **labels)
+        limits = {kind: (np.exp(low), np.exp(high)) for kind, (low, high) in limits.items()}
+        labels = {"population": "SPD to ridge / SPD to OLS", "examples_seen": k, "samples": number}
+        yield score(limits, first.mean() / second.mean(), **labels)
 
 
 def seeds(

@@ -28,8 +28,8 @@ LARGEST = 1e300
 """What an infinite value counts as: that of an algorithm that diverged."""
 FEW = 20
 """Fewer samples than this (seeds, say) get Student's t in place of a bootstrap of them."""
-TAIL_SCALE = 1.0
-"""The tail is fitted to the TAIL_SCALE · √n largest values."""
+TAIL_SIZE = 32
+"""The tail is fitted to the TAIL_SIZE largest values; to the √n largest of fewer than 1,024."""
 TAIL_PRIOR = 0.75
 """Prior of the tail's shape ξ on (0, 1): density ∝ (1 − ξ)^TAIL_PRIOR."""
 FEWEST_EXCESSES = 10
@@ -484,7 +484,7 @@ class _Tail:
         number: Int[np.ndarray, " column"],
         draws: Draws,
     ) -> "_Tail":
-        """Threshold at the `TAIL_SCALE` · √n-th largest value; no tail for columns with few above.
+        """Threshold below the `TAIL_SIZE` largest values; no tail for columns with few above it.
 
         Args:
             values: of which the positive ones have a tail; 0 where nothing is present.
@@ -492,7 +492,7 @@ class _Tail:
             draws: of which the tail's draws follow.
         """
         positive = np.maximum(values, 0.0).T
-        count = np.ceil(TAIL_SCALE * np.sqrt(number)).astype(int).clip(max=len(values) - 1)
+        count = np.ceil(np.sqrt(number)).astype(int).clip(max=min(TAIL_SIZE, len(values) - 1))
         largest = int(count.max(initial=0)) + 1
         places = np.argpartition(positive, -largest, axis=1)[:, -largest:]
         found = np.take_along_axis(positive, places, axis=1)
