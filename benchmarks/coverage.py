@@ -2,9 +2,9 @@
 
 A confidence interval is checked by drawing samples from a population whose mean is known. The main
 population is made of per-prompt squared differences (SPD, paper section 4) between the learner that
-ships and least squares, at k = 1, …, 39; its mean over all prompts is the truth, and samples are drawn
-from it with replacement. Others have textbook shapes. All kinds get the same samples and the same
-resamples. Prints the tables that ``docs/statistics.md`` shows, and writes every row to a CSV.
+ships and least squares, at k = 1, …, 39; its mean over all prompts is the truth, and samples are
+drawn from it with replacement. Others have textbook shapes. All kinds get the same samples and the
+same resamples. Prints the tables that ``docs/statistics.md`` shows, and writes every row to a CSV.
 
 The learner's predictions (about a quarter of an hour for 98,304 prompts on one core) are kept in
 ``--predictions``.
@@ -120,7 +120,9 @@ def bca(
 
 
 def cox(values: Float[np.ndarray, "sample column"]) -> Limits:
-    """Cox's interval of a log-normal mean (Zhou and Gao 1997): exp(m + s²/2 ± z √(s²/n + s⁴/2(n−1)))."""
+    """Cox's interval of a log-normal mean (Zhou and Gao 1997): exp(m + s²/2 ± z √(s²/n +
+    s⁴/2(n−1))).
+    """
     logs = np.log(np.maximum(values, 1e-300))
     number, variance = len(values), logs.var(0, ddof=1)
     center = logs.mean(0) + variance / 2
@@ -244,7 +246,9 @@ def ratios(
 def seeds(
     spd: Float[np.ndarray, "prompt example"], num_prompts: int, repetitions: int
 ) -> Iterator[pd.DataFrame]:
-    """Coverage over S trainings that differ by a log-normal factor (σ = 0.5), each with its prompts."""
+    """Coverage over S trainings that differ by a log-normal factor (σ = 0.5), each with its
+    prompts.
+    """
     rng = np.random.default_rng(1)
     for k in (4, 8, 9, 16):
         column, truth = spd[:, k], spd[:, k].mean() * np.exp(0.5**2 / 2)

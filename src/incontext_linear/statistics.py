@@ -1,15 +1,17 @@
 """The one bootstrap: resampling counts over prompts and seeds, and the intervals made from them.
 
 Every interval of the project comes from here. Squared prediction differences (SPD, paper section 4)
-have heavy tails near k = d: the worst prompt in a thousand holds a quarter to a third of the mean, so
-a percentile interval of 1,024 prompts covers the mean in 65 to 80 of 100 samples where it says 95.
-`mean_interval` therefore studentises on the log scale and lets the upper limit look past the largest
-value seen, by a generalised Pareto tail. `docs/statistics.md` has formulas and measured coverage.
+have heavy tails near k = d: the worst prompt in a thousand holds a quarter to a third of the mean,
+so a percentile interval of 1,024 prompts covers the mean in 65 to 80 of 100 samples where it says
+95. `mean_interval` therefore studentises on the log scale and lets the upper limit look past the
+largest value seen, by a generalised Pareto tail. `docs/statistics.md` has formulas and measured
+coverage.
 
-Why not `scipy.stats.bootstrap`: it draws its resamples anew in every call, so columns and predictors
-would not share them (and drawing is most of the cost); it holds resamples × samples × columns values
-at once (32 GB for 100,000 prompts and 40 columns, or a loop over batches); and it has no studentised
-interval, no tails, and no nested or crossed resampling. The tests compare with it.
+Why not `scipy.stats.bootstrap`: it draws its resamples anew in every call, so columns and
+predictors would not share them (and drawing is most of the cost); it holds resamples × samples ×
+columns values at once (32 GB for 100,000 prompts and 40 columns, or a loop over batches); and it
+has no studentised interval, no tails, and no nested or crossed resampling. The tests compare with
+it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -215,7 +217,8 @@ def seeds_interval(
     confidence: float,
     log: bool = False,
 ) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
-    """Percentile interval over resampled seeds, lengthened about the observed value for few of them.
+    """Percentile interval over resampled seeds, lengthened about the observed value for few of
+    them.
 
     Args:
         resamples: a statistic in every (nested or crossed) resample.
@@ -237,8 +240,8 @@ def argmin_shares(
 ) -> Float[np.ndarray, "... candidate"]:
     """Share of resamples in which each candidate is the least; of equals the one listed first.
 
-    A share says how the choice would vary with other prompts (and seeds, if those are resampled); it
-    is no probability that the candidate is the right one.
+    A share says how the choice would vary with other prompts (and seeds, if those are resampled);
+    it is no probability that the candidate is the right one.
     """
     least = resamples.argmin(-1)
     return np.stack([(least == c).mean(0) for c in range(resamples.shape[-1])], axis=-1)
@@ -500,7 +503,8 @@ class _Tail:
 def _draw_mean_excess(
     excess: Float[np.ndarray, "column place"], draws: Draws
 ) -> Float[np.ndarray, "resample column"]:
-    """Draw E(x − u | x > u) = σ/(1 − ξ) from its posterior, given excesses above u; NaN without any.
+    """Draw E(x − u | x > u) = σ/(1 − ξ) from its posterior, given excesses above u; NaN without
+    any.
 
     With θ = ξ/σ and S(θ) = Σ log(1 + θ(x − u)) the log likelihood of m excesses is
     m log θ − m log ξ − (1 + 1/ξ) S(θ); the prior is uniform in log θ, and (1 − ξ)^TAIL_PRIOR in ξ.
@@ -560,7 +564,8 @@ def paired_log_ratio(
     bootstrap: BootstrapConfig,
     seed: int,
 ) -> pd.DataFrame:
-    """log(mean of first / mean of second) over the same samples, and the median of log(first/second).
+    """log(mean of first / mean of second) over the same samples, and the median of
+    log(first/second).
 
     Natural logarithms of non-negative values: below 0, first is smaller. Both intervals are paired;
     the median's asks which is smaller for most samples and has no trouble with tails.

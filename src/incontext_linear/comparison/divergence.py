@@ -128,8 +128,8 @@ def curve(
     """Turn per-prompt values (B, n) into a tidy curve over the number of examples seen.
 
     Returns:
-        Columns: the labels, ``examples_seen``, and the mean and the median with their intervals over
-        prompts, as `mean_interval` gives them; one row a prefix.
+        Columns: the labels, ``examples_seen``, and the mean and the median with their intervals
+        over prompts, as `mean_interval` gives them; one row a prefix.
     """
     table = mean_interval(values.double().cpu().numpy(), bootstrap, seed)
     table.insert(0, "examples_seen", np.arange(len(table)))
