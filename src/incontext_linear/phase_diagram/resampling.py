@@ -37,7 +37,7 @@ COINCIDE = 1e-6
 
 
 class Differences(NamedTuple):
-    """What the learner of one variant predicts, less what each predictor does."""
+    """what the learner of one variant predicts, minus what each predictor does."""
 
     predictors: tuple[str, ...]
     values: Float[np.ndarray, "prompt example predictor"]

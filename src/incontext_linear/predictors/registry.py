@@ -104,7 +104,9 @@ def build_predictor(name: str, spec: Mapping[str, Any], task: TaskConfig) -> Pre
         kind = _find(arguments.pop("type"))
         predictor = kind(**_complete(kind, arguments, task))
         if not callable(predictor):
-            raise ValueError(f"{kind.__name__} is no predictor: it cannot be called with (xs, ys)")
+            raise ValueError(
+                f"{kind.__name__} is not a predictor: it cannot be called with (xs, ys)"
+            )
         return predictor
     except (TypeError, ValueError) as error:  # TypeError: of someone's own constructor
         raise ValueError(f"baseline {name!r}: {error}") from error
