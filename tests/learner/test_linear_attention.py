@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from incontext_linear.config import TaskConfig
@@ -107,15 +105,15 @@ def test_preconditioned_steps_and_changed_inputs_agree_with_numpy():
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-@given(k=st.integers(0, 5))
-def test_a_prediction_sees_only_the_examples_before_it(form, k):
+def test_a_prediction_sees_only_the_examples_before_it(form):
     model, prompts, other = build(**form), draw(), draw(seed=1)
-    xs, ys = prompts.xs.clone(), prompts.ys.clone()
-    xs[:, k + 1 :], ys[:, k:] = other.xs[:, k + 1 :], other.ys[:, k:]
-    before, after = model(prompts.xs, prompts.ys), model(xs, ys)
-    assert torch.allclose(after[:, : k + 1], before[:, : k + 1], rtol=0, atol=1e-12)
-    if k < 5:
-        assert not torch.allclose(after[:, k + 1 :], before[:, k + 1 :], atol=1e-6)
+    before = model(prompts.xs, prompts.ys)
+    for k in range(5):
+        xs, ys = prompts.xs.clone(), prompts.ys.clone()
+        xs[:, k + 1 :], ys[:, k:] = other.xs[:, k + 1 :], other.ys[:, k:]
+        after = model(xs, ys)
+        assert torch.allclose(after[:, : k + 1], before[:, : k + 1], rtol=0, atol=1e-12)
+        assert not torch.isclose(after[:, k + 1 :], before[:, k + 1 :], atol=1e-9).any()
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
