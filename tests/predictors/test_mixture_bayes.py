@@ -143,9 +143,12 @@ def test_a_task_with_another_prior_is_refused(changes, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((MEANS, -STDS, 0.5), r"stds=.* is not allowed: 2 finite numbers > 0, one a cluster"),
-        ((MEANS, STDS[:1], 0.5), r"stds=.* is not allowed: 2 finite numbers"),
-        ((MEANS, STDS, 0.5, 0 * SHARES), r"shares=.* is not allowed: 2 finite numbers"),
+        ((MEANS, -STDS, 0.5), r"stds=.* is not allowed: 2 finite numbers > 0 are meant"),
+        ((MEANS, STDS[:1], 0.5), r"stds=.* is not allowed: 2 finite numbers > 0 are meant"),
+        (
+            (MEANS, STDS, 0.5, 0 * SHARES),
+            r"shares=.* is not allowed: 2 finite numbers > 0 are meant",
+        ),
         ((MEANS, STDS, -1.0), r"noise_std=-1.0 is not allowed"),
         ((MEANS / 0, STDS, 0.5), r"means \(\(2, 3\)\) must be a tensor \(C, d\) of finite numbers"),
     ],

@@ -52,7 +52,7 @@ class MixturePosteriorMean(LinearPredictor):
             allowed = isinstance(values, Tensor) and values.shape == means.shape[:1]
             if not allowed or not ((values > 0) & values.isfinite()).all():
                 raise ValueError(
-                    f"{name}={values!r} is not allowed: {len(means)} finite numbers > 0, one a cluster"
+                    f"{name}={values!r} is not allowed: {len(means)} finite numbers > 0 are meant"
                 )
         check_real("noise_std", self.noise_std)
 
