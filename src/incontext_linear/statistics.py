@@ -187,13 +187,13 @@ def interval(
     method = "inverted_cdf" if discrete else "linear"
     missing = np.isnan(resamples)
     if not missing.any():
-        low, high = np.quantile(resamples, [tail, 1 - tail], axis=0, method=method)
-        return low, high
+        limits = np.quantile(resamples, [tail, 1 - tail], axis=0, method=method)
+        return np.asarray(limits[0]), np.asarray(limits[1])
     empty = missing.all(0)
     known = np.where(empty, 0.0, resamples)
     limits = np.nanquantile(known, [tail, 1 - tail], axis=0, method=method)
     low, high = np.where(empty, np.nan, limits)
-    return low, high
+    return np.asarray(low), np.asarray(high)
 
 
 def few_seeds_factor(num_seeds: int, confidence: float) -> float:
