@@ -21,7 +21,7 @@ from incontext_linear.comparison.spectra import Prefixes
 from incontext_linear.config import Mixture
 from incontext_linear.tasks import Prompts
 
-STEPS_WITH_GRADIENTS = 512
+STEPS_WITH_GRADIENTS = 64
 """Members that iterate more often than this are too dear to differentiate."""
 
 

@@ -179,7 +179,8 @@ def calibrations(learner: Predictor, conditions: Sequence[Condition]) -> list[Ca
             scale = condition.label_variance
             if condition.shift != HOME:
                 scale = max(scale, float(predictions.square().mean()))
-            found.append(Calibration(part, predictions, scale))
+            scales = torch.full((1, 1), scale, dtype=torch.float64, device=predictions.device)
+            found.append(Calibration(part, predictions, scales))
     return found
 
 

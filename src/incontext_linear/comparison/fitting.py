@@ -37,18 +37,19 @@ class Calibration:
     Attributes:
         prefixes: the prompts.
         predictions: the learner's (B, K).
-        scale: what squared differences are divided by, such as Var(y).
+        scale: what squared differences are divided by, such as Var(y); one number, or one a prompt.
     """
 
     prefixes: Prefixes
     predictions: Float[Tensor, "batch prefix"]
-    scale: float
+    scale: Float[Tensor, "#batch 1"]
 
     def first(self, num_prompts: int) -> "Calibration":
         """The first prompts alone."""
         xs, ys = (tensor[:num_prompts] for tensor in (self.prefixes.xs, self.prefixes.ys))
         fewer = Prefixes(xs, ys, self.prefixes.examples_seen)
-        return Calibration(fewer, self.predictions[:num_prompts], self.scale)
+        scale = self.scale if len(self.scale) == 1 else self.scale[:num_prompts]
+        return Calibration(fewer, self.predictions[:num_prompts], scale)
 
     def distances(
         self, family: Family, members: Sequence[dict[str, float]]
@@ -136,7 +137,7 @@ class FittedFamily:
 def fit_family(
     family: Family,
     home: Calibration,
-    away: Sequence[Calibration] = (),
+    away: Sequence["Away"] = (),
     tie_tolerance: float = 0.05,
 ) -> FittedFamily:
     """Fit a family's free numbers to a learner.
@@ -236,7 +237,7 @@ def _decide_away(
     search: _Search,
     tied: list[Point],
     best: Point,
-    away: Sequence[Calibration],
+    away: Sequence["Away"],
     tolerance: float,
     limit: int = 32,
 ) -> Point:
@@ -259,12 +260,49 @@ def _decide_away(
 
 
 def _score_away(
-    search: _Search, points: Sequence[Point], away: Sequence[Calibration]
+    search: _Search, points: Sequence[Point], away: Sequence["Away"]
 ) -> list[float]:
-    """Mean log distance over shifts and k; where a candidate is off by all there is, it is no worse."""
+    """Mean log distance over shifts and k; one that is off by all there is, is no worse for more."""
     members = [search.numbers(point) for point in points]
     total = torch.zeros(len(points), dtype=torch.float64)
     for calibration in away:
-        shares = calibration.distances(search.family, members).mean(1).clamp(max=1)
-        total += (shares + 1e-5).log().mean(-1).cpu()
+        shares = calibration.shares(search.family, members).clamp(max=1)
+        total += (shares + 1e-5).log().sum((1, 2)).cpu()
     return total.tolist()
+
+
+@dataclass(frozen=True)
+class Away:
+    """Calibration prompts of several shifts, of one length, so that one call predicts them all.
+
+    Attributes:
+        joined: their prompts, one shift after the other, each of as many.
+        num_shifts: how many there are.
+    """
+
+    joined: Calibration
+    num_shifts: int
+
+    @classmethod
+    def join(cls, calibrations: Sequence[Calibration]) -> list["Away"]:
+        """Those of one length and the same k together; differences are in units of each's scale."""
+        groups: dict[tuple, list[Calibration]] = {}
+        for one in calibrations:
+            key = (one.prefixes.ys.shape, one.prefixes.examples_seen)
+            groups.setdefault(key, []).append(one)
+        return [cls(_joined(group), len(group)) for group in groups.values()]
+
+    def shares(
+        self, family: Family, members: Sequence[dict[str, float]]
+    ) -> Float[Tensor, "member shift prefix"]:
+        """Mean distance to the learner under each shift."""
+        distances = self.joined.distances(family, members)
+        return distances.unflatten(1, (self.num_shifts, -1)).mean(2)
+
+
+def _joined(group: list[Calibration]) -> Calibration:
+    xs = torch.cat([one.prefixes.xs for one in group])
+    ys = torch.cat([one.prefixes.ys for one in group])
+    predictions = torch.cat([one.predictions for one in group])
+    scales = torch.cat([one.scale.expand(len(one.predictions), 1) for one in group])
+    return Calibration(Prefixes(xs, ys, group[0].prefixes.examples_seen), predictions, scales)

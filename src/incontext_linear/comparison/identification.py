@@ -25,8 +25,8 @@ from incontext_linear.comparison.conditions import (
     measure_structure,
 )
 from incontext_linear.comparison.families import FamilyConfig, Member, build_families
-from incontext_linear.comparison.fitting import FittedFamily, fit_family
-from incontext_linear.comparison.shifts import Shift, build_shifts
+from incontext_linear.comparison.fitting import Away, FittedFamily, fit_family
+from incontext_linear.comparison.shifts import PromptShift, Shift, build_shifts
 from incontext_linear.comparison.symmetries import measure_symmetries
 from incontext_linear.comparison.verdict import Thresholds, Verdict, judge
 from incontext_linear.config import Config, OpenFraction, TaskConfig
@@ -43,17 +43,19 @@ class IdentificationConfig(Config):
     by_context: tuple[str, ...] = ("ridge", "gradient_descent")
     """Families that are tried with numbers of their own at each k: what one number must match."""
     num_calibration_prompts: PositiveInt = 256
-    """Prompts that free numbers are fitted on; half as many, at most 96, of each shift."""
+    """Prompts that free numbers are fitted on."""
+    num_tie_prompts: PositiveInt = 64
+    """Prompts of each shift that tell members apart which are tied at home."""
     num_prompts: PositiveInt = 256
     """Other prompts, of each condition, that everything is concluded from."""
     examples_seen: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.5, 1, 1.5, 2, 4)
     """Numbers of examples seen that shifts are looked at, in multiples of the dimension."""
     tie_tolerance: NonNegativeFloat = 0.05
     """Members whose mean log SPD differs by less at home are told apart away from it."""
-    num_adversarial_pairs: NonNegativeInt = 4
+    num_adversarial_pairs: NonNegativeInt = 3
     """Pairs of candidates for which prompts are searched on which they differ most."""
     adversarial_prompts: PositiveInt = 64
-    adversarial_steps: PositiveInt = 40
+    adversarial_steps: PositiveInt = 30
     confidence: OpenFraction = 0.95
     num_resamples: PositiveInt = 200
     thresholds: Thresholds = Thresholds()
@@ -145,11 +147,11 @@ def fit_families(
     """Fit every family's free numbers to the learner, on calibration prompts."""
     prompts = home_prompts(task, settings.num_calibration_prompts, seed, "calibration", device)
     (home,) = calibrations(learner, build_conditions({}, prompts, (), seed))
-    few = home_prompts(task, min(96, len(prompts.ys)), seed, "calibration of ties", device)
-    shifts = build_shifts(settings.shifts)
+    few = home_prompts(task, settings.num_tie_prompts, seed, "calibration of ties", device)
     seen = contexts(task, settings.examples_seen)
-    conditions = build_conditions(shifts, few, seen, seed + 1, with_home=False)
-    away = calibrations(learner, answerable(learner, conditions))
+    whole = {n: s for n, s in build_shifts(settings.shifts).items() if isinstance(s[0], PromptShift)}
+    conditions = build_conditions(whole, few, seen, seed + 1, with_home=False)
+    away = Away.join(calibrations(learner, answerable(learner, conditions)))
     fitted = {}
     for family in build_families(task, settings.families):
         fitted[family.name] = fit_family(family, home, away, settings.tie_tolerance)

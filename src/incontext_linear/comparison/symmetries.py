@@ -32,11 +32,13 @@ class Symmetry:
 
     Attributes:
         words: what it says, for sentences.
-        terms: (prompts, k, generator) → the sum that is 0; it may change the first k + 1 examples.
+        terms: (prompts, k, generator) → the sum that is 0 after k examples.
+        at_every_k: whether it is so at every k at once, whatever k the terms were made for.
     """
 
     words: str
     terms: Callable[[Prompts, int, torch.Generator], Terms]
+    at_every_k: bool = True
 
 
 def _permuted(prompts: Prompts, k: int, rng: torch.Generator) -> Terms:
@@ -96,13 +98,15 @@ def _irrelevant(prompts: Prompts, k: int, rng: torch.Generator) -> Terms:
 
 
 SYMMETRIES: dict[str, Symmetry] = {
-    "permutation": Symmetry("does not depend on the examples' order", _permuted),
+    "permutation": Symmetry("does not depend on the examples' order", _permuted, at_every_k=False),
     "rotation": Symmetry("does not depend on the basis of x", _rotated),
     "sign_of_y": Symmetry("changes its sign with the labels", _negated),
     "scale_of_y": Symmetry("is halved with the labels", _halved),
     "additivity": Symmetry("is additive in the labels", _added),
     "invertible_map": Symmetry("does not depend on an invertible map of all x", _mapped),
-    "irrelevant_labels": Symmetry("ignores labels of examples orthogonal to all others", _irrelevant),
+    "irrelevant_labels": Symmetry(
+        "ignores labels of examples orthogonal to all others", _irrelevant, at_every_k=False
+    ),
 }
 
 
@@ -138,19 +142,25 @@ def measure_symmetries(
     rows = []
     for name, symmetry in symmetries.items():
         rng = generator(seed, f"identification symmetry {name}", device=prompts.xs.device)
-        for k in examples_seen:
-            terms = symmetry.terms(prompts, k, rng)
-            parts = [(c, Prefixes(p.xs[:, : k + 1].double(), p.ys[:, : k + 1].double(), (k,)))
-                     for c, p in terms]
+        together = [tuple(examples_seen)] if symmetry.at_every_k else [(k,) for k in examples_seen]
+        for seen in together:
+            terms = symmetry.terms(prompts, seen[-1], rng)
+            parts = [(coefficient, _prefixes(changed, seen)) for coefficient, changed in terms]
             sums = torch.stack([_sum(candidate, parts) for candidate in asked.values()])
             shares = (sums.square() / scale).nan_to_num(nan=1e6, posinf=1e6).clamp(max=1e6)
-            low, high = interval(resampled_means(shares, num_resamples, seed), confidence)
-            gain = sum(c * c for c, _ in terms)
+            ends = interval(resampled_means(shares, num_resamples, seed), confidence)
+            gain = sum(coefficient**2 for coefficient, _ in terms)
             for i, candidate in enumerate(asked):
-                values = (shares[i].mean(), low[i, 0], high[i, 0])
-                rows.append((name, k, candidate, *map(float, values), gain))
+                for j, k in enumerate(seen):
+                    values = (shares[i, :, j].mean(), ends[0][i, j], ends[1][i, j])
+                    rows.append((name, k, candidate, *map(float, values), gain))
     columns = ["symmetry", "examples_seen", "candidate", "violation", "low", "high", "noise_gain"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _prefixes(prompts: Prompts, seen: tuple[int, ...]) -> Prefixes:
+    length = max(seen) + 1
+    return Prefixes(prompts.xs[:, :length].double(), prompts.ys[:, :length].double(), seen)
 
 
 def _sum(candidate: Candidate, parts: list[tuple[float, Prefixes]]) -> Tensor:

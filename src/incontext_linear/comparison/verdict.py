@@ -157,35 +157,43 @@ class Verdict:
         return " ".join(sentence for sentence in sentences if sentence)
 
     def _answer(self) -> str:
+        share = f"{100 * self.explained_at_home:.3g} %"
+        everywhere = "of the variance of its predictions at every k on the training distribution"
         if self.named is not None:
-            text = f"Indistinguishable from {self.members[self.named]} under every shift and symmetry"
-            text += " measured, wherever any candidate explains the learner"
+            text = (
+                f"Indistinguishable from {self.members[self.named]} under the shifts and symmetries "
+                f"measured, wherever any candidate explains the learner. It explains at least {share} "
+                f"{everywhere}; differences below what it leaves are not seen."
+            )
             others = [self.members[name] for name in self.survivors[1:]]
-            return f"{text}; neither ruled out: {_listed(others)}." if others else f"{text}."
+            return f"{text} Not ruled out either: {_listed(others)}." if others else text
         text = "None of these: no candidate survives all evidence."
-        share = f"{100 * self.explained_at_home:.2f} %"
         if self.near_home:
             return (
-                f"{text} On the training distribution {self.members[self.reference]} explains at "
-                f"least {share} of the variance of its predictions at every k, and yet: "
-                f"{self.ruled_out[self.reference].words(self.members)}."
+                f"{text} {_capital(self.members[self.reference])} explains at least {share} "
+                f"{everywhere}, and yet: {self.ruled_out[self.reference].words(self.members)}."
             )
         return (
             f"{text} Nearest on the training distribution is {self.members[self.reference]}, which "
-            f"explains {share} of the variance of its predictions where it explains least."
+            f"explains {share} of the variance of its predictions at the k where it explains least."
         )
 
     def _domain(self) -> str:
         limit = f"{100 * self.thresholds.explained:g} %"
+        if self.domain.empty:
+            return ""
+        if not self.domain["explained_at_home"].iloc[0] >= self.thresholds.explained:
+            return f"Over all k it explains less than {limit} at home, and so has no domain."
         held = self.domain[self.domain["holds_throughout"]]["shift"].tolist()
         ended = self.domain[~self.domain["holds_throughout"]]
         parts = []
         if held:
-            parts.append(f"It explains ≥ {limit} of them under {_listed(map(_plain, held))}")
+            parts.append(f"over all k it explains ≥ {limit} under {_listed(map(_plain, held))}")
         bounds = [_bounds(row) for row in ended.itertuples()]
         if bounds:
-            parts.append(f"{'and' if held else 'It explains ' + limit} only up to: {', '.join(bounds)}")
-        return (", ".join(parts) + ".") if parts else ""
+            start = "and" if held else f"over all k it explains {limit}"
+            parts.append(f"{start} within these bounds only: {', '.join(bounds)}")
+        return _capital(", ".join(parts)) + "."
 
     def _unexplained(self) -> str:
         if not self.nobody:
@@ -202,6 +210,10 @@ class Verdict:
         more = len(strongest) - len(clauses)
         tail = f"; {more} more are in the table" if more else ""
         return f"Ruled out: {'; '.join(clauses)}{tail}."
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _plain(name: str) -> str:
@@ -410,7 +422,7 @@ def _nobody(distances: pd.DataFrame, members: list[str]) -> tuple[tuple[str, flo
 def domain_of_validity(
     distances: pd.DataFrame, candidate: str, homes: Mapping[str, float | None], explained: float
 ) -> pd.DataFrame:
-    """How far from home a candidate explains the learner, at every k that was looked at.
+    """How far from home a candidate explains the learner, all k that were looked at together.
 
     Returns:
         A row a shift: ``shift``, ``low`` and ``high``, the outermost strengths reached from home
@@ -418,13 +430,15 @@ def domain_of_validity(
         all strengths.
     """
     rows = distances[distances["candidate"] == candidate]
-    at_home = float(rows[rows["shift"] == HOME]["explained"].min())
+    seen = rows[rows["shift"] != HOME]["examples_seen"].unique()
+    home_rows = rows[(rows["shift"] == HOME) & rows["examples_seen"].isin(seen)]
+    at_home = _pooled(home_rows)
     table = []
     for shift, home in homes.items():
-        least = rows[rows["shift"] == shift].groupby("strength")["explained"].min()
-        if not len(least):
+        of_shift = rows[rows["shift"] == shift]
+        measured = {float(value): _pooled(part) for value, part in of_shift.groupby("strength")}
+        if not measured:
             continue
-        measured = dict(least)
         if home is not None:
             measured[float(home)] = at_home
         strengths = sorted(measured)
@@ -432,9 +446,14 @@ def domain_of_validity(
         below = _reached(strengths[start::-1], measured, explained)
         above = _reached(strengths[start:], measured, explained)
         everywhere = all(value >= explained for value in measured.values())
-        table.append((shift, below, above, everywhere, min(measured.values())))
-    columns = ["shift", "low", "high", "holds_throughout", "least_explained"]
+        table.append((shift, below, above, everywhere, min(measured.values()), at_home))
+    columns = ["shift", "low", "high", "holds_throughout", "least_explained", "explained_at_home"]
     return pd.DataFrame(table, columns=columns)
+
+
+def _pooled(rows: pd.DataFrame) -> float:
+    """Share of the learner's predictions that is explained, all k together."""
+    return 1 - float(rows["distance"].sum()) / max(float(rows["learner_power"].sum()), 1e-30)
 
 
 def _reached(strengths: Sequence[float], measured: Mapping[float, float], explained: float) -> float:
