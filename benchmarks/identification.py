@@ -29,7 +29,9 @@ def answer(position: int, seed: int, task: TaskConfig, settings: IdentificationC
     start = time.perf_counter()
     found = identify(learner.predictor, task, settings, seed=100 + seed)
     row = answer_row(learner, found.verdict)
-    return row | {"seconds": time.perf_counter() - start, "words": found.verdict.words()}
+    row |= {"seconds": time.perf_counter() - start, "words": found.verdict.words()}
+    print(f"{row['learner']}: {row['named']} ({row['survivors']})", flush=True)
+    return row
 
 
 def run_trial(zoo: str, workers: int, only: str, task: TaskConfig, settings: IdentificationConfig):

@@ -69,6 +69,41 @@ class Condition:
         return torch.cat([candidate(part) for part in self.parts], dim=1)
 
 
+@dataclass(frozen=True)
+class Joined:
+    """Conditions whose prompts are of one length, side by side: a candidate answers them in one call.
+
+    Attributes:
+        groups: joined prompts, and for each part of them the condition it belongs to.
+        num_conditions: how many conditions there are.
+    """
+
+    groups: tuple[tuple[Prefixes, tuple[int, ...]], ...]
+    num_conditions: int
+
+    @classmethod
+    def of(cls, conditions: Sequence[Condition]) -> "Joined":
+        """Parts of as many prompts, of one length, at the same k go together."""
+        found: dict[tuple, list[tuple[int, Prefixes]]] = {}
+        for i, condition in enumerate(conditions):
+            for part in condition.parts:
+                found.setdefault((part.ys.shape, part.examples_seen), []).append((i, part))
+        groups = []
+        for (_, seen), members in found.items():
+            xs, ys = (torch.cat([getattr(p, name) for _, p in members]) for name in ("xs", "ys"))
+            groups.append((Prefixes(xs, ys, seen), tuple(i for i, _ in members)))
+        return cls(tuple(groups), len(conditions))
+
+    def ask(self, candidate: Candidate) -> list[Float[Tensor, "batch prefix"]]:
+        """A candidate's predictions for every condition, as `Condition.ask` gives them."""
+        answers: list[list[Tensor]] = [[] for _ in range(self.num_conditions)]
+        for prefixes, owners in self.groups:
+            parts = candidate(prefixes).split(len(prefixes.ys) // len(owners))
+            for owner, part in zip(owners, parts, strict=True):
+                answers[owner].append(part)
+        return [torch.cat(parts, dim=1) for parts in answers]
+
+
 def as_candidate(learner: Predictor, prompts_at_once: int = 256) -> Candidate:
     """A learner, asked in float32 and without gradients, a few prompts at a time."""
 
@@ -242,12 +277,15 @@ def measure_conditions(
             ``separation``, ``log_ratio`` (of the learner's distance to the first and to the second),
             ``low``, ``high``.
     """
-    asked, names = as_candidate(learner), list(candidates)
+    names = list(candidates)
+    joined = Joined.of(conditions)
+    followed_everywhere = joined.ask(as_candidate(learner))
+    predicted = [joined.ask(candidate) for candidate in candidates.values()]
     distances, separations = [], []
-    for condition in conditions:
+    for i, condition in enumerate(conditions):
         scale = condition.label_variance
-        followed = condition.ask(asked)
-        predictions = torch.stack([condition.ask(c) for c in candidates.values()])
+        followed = followed_everywhere[i]
+        predictions = torch.stack([everywhere[i] for everywhere in predicted])
         squared = _finite((predictions - followed).square() / scale)
         resampled = resampled_means(squared, num_resamples, seed)
         power = followed.square().mean(0) / scale

@@ -21,13 +21,14 @@ from incontext_linear.comparison.spectra import Prefixes, has_filter, predict_fi
 from incontext_linear.config import Config, TaskConfig
 from incontext_linear.predictors import Predictor, build_predictor
 from incontext_linear.predictors.registry import PREDICTORS
+from incontext_linear.predictors.validation import Number
 
 
 class Grid(Config):
     """Where the values of a free number are looked for: between two ends, first at some points."""
 
-    low: float
-    high: float
+    low: Number
+    high: Number
     points: Annotated[int, Field(ge=2)] = 25
     scale: Literal["log", "linear"] = "log"
     kind: Literal["real", "integer"] = "real"
@@ -51,17 +52,17 @@ class Grid(Config):
         raw = np.linspace(*self.ends, self.points)
         return np.unique([self.snap(u) for u in raw])
 
-    def snap(self, coordinate: float) -> float:
+    def snap(self, coordinate: Number) -> float:
         """The nearest allowed coordinate."""
         inside = float(np.clip(coordinate, *self.ends))
         return self._inward(self.value(inside)) if self.kind == "integer" else inside
 
-    def value(self, coordinate: float) -> float | int:
+    def value(self, coordinate: Number) -> Number:
         """The number at a coordinate."""
         value = float(np.exp(coordinate)) if self.scale == "log" else coordinate
         return round(value) if self.kind == "integer" else value
 
-    def _inward(self, value: float) -> float:
+    def _inward(self, value: Number) -> float:
         return float(np.log(value)) if self.scale == "log" else float(value)
 
 
@@ -211,12 +212,12 @@ class Family:
         kind = PREDICTORS.get(self.config.type)
         return kind is not None and has_filter(kind, self.config.arguments)
 
-    def member(self, numbers: Mapping[str, float]) -> "Member":
+    def member(self, numbers: Mapping[str, Number]) -> "Member":
         """The member with these values of the free numbers."""
         return Member(self, dict(numbers))
 
     def predict(
-        self, members: Sequence[Mapping[str, float]], prefixes: Prefixes
+        self, members: Sequence[Mapping[str, Number]], prefixes: Prefixes
     ) -> Float[Tensor, "member batch prefix"]:
         """Predictions of several members, float64; not finite where one diverges."""
         if self.filtered:
@@ -232,7 +233,7 @@ class Member:
     """One member of a family: an algorithm with all its numbers."""
 
     family: Family
-    numbers: dict[str, float] = field(default_factory=dict)
+    numbers: dict[str, Number] = field(default_factory=dict)
 
     @cached_property
     def predictor(self) -> Predictor:
@@ -252,6 +253,19 @@ class Member:
         return f"{self.family.label} ({values})" if values else self.family.label
 
 
+def _within(config: FamilyConfig, task: TaskConfig) -> FamilyConfig:
+    """Without numbers beyond what prompts have: they would all be the same algorithm."""
+    longest, rank = max(2, task.num_examples - 1), max(2, 2 * task.dim)
+    ends = {"num_examples": longest, "num_neighbors": longest}
+    if config.type == "ConjugateGradients":
+        ends["num_steps"] = rank
+    free = {
+        name: grid.model_copy(update={"high": min(grid.high, ends.get(name, grid.high))})
+        for name, grid in config.free.items()
+    }
+    return config.model_copy(update={"free": free})
+
+
 def build_families(
     task: TaskConfig, own: Mapping[str, FamilyConfig | None] | None = None
 ) -> list[Family]:
@@ -269,7 +283,7 @@ def build_families(
         configs["discrete_mmse"] = DISCRETE_MMSE
     configs |= own or {}
     families = [
-        Family(name, config.label or name.replace("_", " "), config, task)
+        Family(name, config.label or name.replace("_", " "), _within(config, task), task)
         for name, config in configs.items()
         if config is not None
     ]

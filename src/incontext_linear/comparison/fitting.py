@@ -18,9 +18,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from incontext_linear.comparison.families import Family, Member
+from incontext_linear.comparison.families import Family, Grid, Member
 from incontext_linear.comparison.resampling import resampled_means
 from incontext_linear.comparison.spectra import Prefixes
+from incontext_linear.predictors.validation import Number
 
 FLOOR = 1e-12
 """Share of Var(y) that counts as no distance: what rounding leaves."""
@@ -52,7 +53,7 @@ class Calibration:
         return Calibration(fewer, self.predictions[:num_prompts], scale)
 
     def distances(
-        self, family: Family, members: Sequence[dict[str, float]]
+        self, family: Family, members: Sequence[dict[str, Number]]
     ) -> Float[Tensor, "member batch prefix"]:
         """Squared differences to the learner as shares of the scale; divergence is `CEILING`."""
         difference = family.predict(members, self.prefixes) - self.predictions
@@ -72,7 +73,7 @@ class FittedFamily:
     """
 
     member: Member
-    tried: list[dict[str, float]]
+    tried: list[dict[str, Number]]
     distances: Float[Tensor, "member batch prefix"] = field(repr=False)
     tied: int = 1
 
@@ -124,7 +125,7 @@ class FittedFamily:
         """Numbers of examples seen in calibration: all from 1 on."""
         return range(1, self.distances.shape[-1] + 1)
 
-    def nearest_at(self, examples_seen: Sequence[int]) -> list[dict[str, float]]:
+    def nearest_at(self, examples_seen: Sequence[int]) -> list[dict[str, Number]]:
         """Numbers of the member that is nearest at each k alone."""
         best = self.distances.mean(1).argmin(0)
         return [self.tried[int(best[k - 1])] for k in examples_seen]
@@ -177,7 +178,7 @@ class _Search:
         self.tried: dict[Point, Float[Tensor, "batch prefix"]] = {}
         self._scores: dict[Point, float] = {}
 
-    def numbers(self, point: Point) -> dict[str, float]:
+    def numbers(self, point: Point) -> dict[str, Number]:
         pairs = zip(self.family.grids.items(), point, strict=True)
         return {name: grid.value(u) for (name, grid), u in pairs}
 
@@ -217,10 +218,10 @@ class _Search:
         grids = list(self.family.grids.values())
         steps = [(grid.ends[1] - grid.ends[0]) / (grid.points - 1) for grid in grids]
         for _ in range(rounds // len(grids) if grids else 0):
-            moves = itertools.product(*((0.0, -step, step) for step in steps))
+            moved = [*_moves(steps), *_compensated(grids, start)]
             around = [
-                tuple(g.snap(u + move) for g, u, move in zip(grids, start, moved, strict=True))
-                for moved in moves
+                tuple(g.snap(u + move) for g, u, move in zip(grids, start, moves, strict=True))
+                for moves in moved
             ]
             around = list(dict.fromkeys(around))
             values = scores(around)
@@ -231,6 +232,34 @@ class _Search:
                     break
             start = best
         return start
+
+
+def _moves(steps: Sequence[float]) -> list[Point]:
+    return list(itertools.product(*((0.0, -step, step) for step in steps)))
+
+
+def _compensated(grids: Sequence[Grid], start: Point) -> list[Point]:
+    """One more or fewer of a whole number, and as much less or more of one of the others.
+
+    Step size times number of steps is what descent depends on most: without these moves a search
+    ends where another number of steps would need another step size at once.
+    """
+    moves = []
+    for i, grid in enumerate(grids):
+        if grid.kind != "integer" or grid.scale != "log":
+            continue
+        value = grid.value(start[i])
+        for other in (value - 1, value + 1):
+            if other < 1:
+                continue
+            change = float(np.log(other / value))
+            alone = [0.0] * len(grids)
+            alone[i] = change
+            moves.append(tuple(alone))
+            for j, kind in enumerate(g.kind for g in grids):
+                if kind == "real":
+                    moves.append((*alone[:j], -change, *alone[j + 1 :]))
+    return moves
 
 
 def _decide_away(
@@ -293,7 +322,7 @@ class Away:
         return [cls(_joined(group), len(group)) for group in groups.values()]
 
     def shares(
-        self, family: Family, members: Sequence[dict[str, float]]
+        self, family: Family, members: Sequence[dict[str, Number]]
     ) -> Float[Tensor, "member shift prefix"]:
         """Mean distance to the learner under each shift."""
         distances = self.joined.distances(family, members)

@@ -44,7 +44,7 @@ class IdentificationConfig(Config):
     """Families that are tried with numbers of their own at each k: what one number must match."""
     num_calibration_prompts: PositiveInt = 256
     """Prompts that free numbers are fitted on."""
-    num_tie_prompts: PositiveInt = 64
+    num_tie_prompts: PositiveInt = 32
     """Prompts of each shift that tell members apart which are tied at home."""
     num_prompts: PositiveInt = 256
     """Other prompts, of each condition, that everything is concluded from."""

@@ -1,5 +1,7 @@
 """The one place where this package resamples: over prompts, all candidates of a cell together."""
 
+import math
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -28,8 +30,8 @@ def interval(
 ) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
     """Percentile interval over the first axis; its ends are among the resamples."""
     tail = (1 - confidence) / 2
-    ordered = resamples.sort(0).values
-    last = len(resamples) - 1
+    count, flat = len(resamples), resamples.flatten(1).T.contiguous()
     # The inverted distribution function: no value between two resamples is made up.
-    low, high = (max(0, int(np.ceil(q * len(resamples))) - 1) for q in (tail, 1 - tail))
-    return ordered[min(low, last)], ordered[min(high, last)]
+    ranks = [max(1, math.ceil(q * count)) for q in (tail, 1 - tail)]
+    low, high = (flat.kthvalue(min(rank, count), dim=1).values for rank in ranks)
+    return low.reshape(resamples.shape[1:]), high.reshape(resamples.shape[1:])

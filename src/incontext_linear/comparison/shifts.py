@@ -22,10 +22,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from incontext_linear.predictors.validation import check_real
+from incontext_linear.predictors.validation import Number, check_real
 from incontext_linear.tasks import Prompts
 
-Strength = float | int
+Strength = Number
 
 
 class PromptShift(ABC):
@@ -273,7 +273,7 @@ class HeavyTailedCoordinates(PromptShift):
 
 
 def _tail_scale(
-    inverse: float, shape: Sequence[int], like: Tensor, rng: torch.Generator
+    inverse: Number, shape: Sequence[int], like: Tensor, rng: torch.Generator
 ) -> Tensor | float:
     """√((ν − 2) / χ²_ν), by χ²_ν = 2 Gamma(ν/2) and Marsaglia and Tsang's method (2000)."""
     if inverse == 0:
@@ -573,13 +573,13 @@ def build_shifts(
     return built
 
 
-def _at_least(name: str, value: Any, minimum: float) -> None:
+def _at_least(name: str, value: Any, minimum: Number) -> None:
     check_real(name, value)
     if value < minimum:
         raise ValueError(f"{name}={value!r} is not allowed: {name} must be ≥ {minimum}")
 
 
-def _at_most(name: str, value: Any, maximum: float) -> None:
+def _at_most(name: str, value: Any, maximum: Number) -> None:
     if value > maximum:
         raise ValueError(f"{name}={value!r} is not allowed: {name} must be ≤ {maximum}")
 

@@ -23,7 +23,7 @@ from incontext_linear.predictors import (
     Richardson,
     Ridge,
 )
-from incontext_linear.predictors.batching import grams_before, moments_before
+from incontext_linear.predictors.batching import moments_before
 
 # Below this share of the trace an eigenvalue is rounding: the prompt says nothing of its direction.
 ROUNDING = 1e-13
@@ -85,7 +85,11 @@ class Prefixes:
 
     @cached_property
     def _grams(self) -> Float[Tensor, "batch prefix dim dim"]:
-        return grams_before(self.xs)[:, list(self.examples_seen)]
+        # Of the examples between one k and the next, then summed up: no d×d matrix for every example.
+        ends = sorted(set(self.examples_seen))
+        parts = [self.xs[:, low:high] for low, high in zip([0, *ends], ends)]  # noqa: B905
+        grams = torch.stack([part.mT @ part for part in parts], 1).cumsum(1)
+        return grams[:, [ends.index(k) for k in self.examples_seen]]
 
     def _decompose(self, scale: Float[Tensor, "batch prefix dim"] | None) -> Spectrum:
         kept = list(self.examples_seen)

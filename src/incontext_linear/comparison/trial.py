@@ -283,7 +283,7 @@ def _members(task: TaskConfig, rng: np.random.Generator) -> list[Entry]:
 
 
 def _constructed(task: TaskConfig, rng: np.random.Generator) -> list[Entry]:
-    size = (task.dim, 2 * task.num_examples)
+    size = (task.dim, task.num_examples)
     safe = 1 / (8 * (task.num_examples + task.dim))
     descent = construction.gradient_descent(
         *size, step_size=_between(rng, safe, 3 * safe), num_steps=int(rng.integers(3, 9))

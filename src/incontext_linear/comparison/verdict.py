@@ -256,8 +256,9 @@ def judge(
         thresholds: what counts as evidence; None: the defaults.
     """
     limits = thresholds or Thresholds()
+    pairs = _with_distances(distances, separations)
     found = [
-        *_from_conditions(distances, separations, limits),
+        *_from_conditions(pairs, limits),
         *_from_symmetries(distances, symmetries, limits),
         *_from_home(distances, structure, limits),
     ]
@@ -284,7 +285,7 @@ def judge(
         numbers,
         domain_of_validity(distances, reference, homes, limits.explained),
         _nobody(distances, list(members)),
-        _share_separated(distances, separations, list(members), limits),
+        _share_separated(pairs, list(members), limits),
         float(least[reference]),
         limits,
     )
@@ -316,10 +317,7 @@ def _separating(pairs: pd.DataFrame, limits: Thresholds) -> pd.Series:
     return pairs["separation"] > limits.margin * pairs["nearer"].clip(lower=1e-12)
 
 
-def _from_conditions(
-    distances: pd.DataFrame, separations: pd.DataFrame, limits: Thresholds
-) -> list[Evidence]:
-    pairs = _with_distances(distances, separations)
+def _from_conditions(pairs: pd.DataFrame, limits: Thresholds) -> list[Evidence]:
     usable = pairs["nearer"] <= (1 - limits.usable) * pairs["learner_power"]
     pairs = pairs[usable & _separating(pairs, limits)]
     found = []
@@ -398,10 +396,7 @@ def _from_home(
     return found
 
 
-def _share_separated(
-    distances: pd.DataFrame, separations: pd.DataFrame, members: list[str], limits: Thresholds
-) -> float:
-    pairs = _with_distances(distances, separations)
+def _share_separated(pairs: pd.DataFrame, members: list[str], limits: Thresholds) -> float:
     pairs = pairs[pairs["first"].isin(members) & pairs["second"].isin(members)]
     apart = pairs.assign(apart=_separating(pairs, limits)).groupby(["first", "second"])["apart"]
     return float(apart.any().mean())
