@@ -154,7 +154,9 @@ def fit_family(
     starts = list(itertools.product(*(grid.coordinates() for grid in grids)))
     search.try_all(search.screen(starts))
     for start in search.best(2):
-        search.descend(start, lambda points: search.scores(points))
+        search.descend(start, search.scores)
+    for start in _neighbouring_integers(family, search.best(1)[0]):
+        search.descend(start, search.scores, integers_stay=True)
     best = search.best(1)[0]
     tied = search.tied(best, tie_tolerance)
     if len(tied) > 1 and away:
@@ -212,13 +214,20 @@ class _Search:
         return [point for point, score in self._scores.items() if score <= limit]
 
     def descend(
-        self, start: Point, scores: Callable[[Sequence[Point]], list[float]], rounds: int = 40
+        self,
+        start: Point,
+        scores: Callable[[Sequence[Point]], list[float]],
+        rounds: int = 40,
+        integers_stay: bool = False,
     ) -> Point:
         """Pattern search: to the best neighbour, or, where there is none better, by half a step."""
         grids = list(self.family.grids.values())
         steps = [(grid.ends[1] - grid.ends[0]) / (grid.points - 1) for grid in grids]
+        if integers_stay:
+            pairs = zip(grids, steps, strict=True)
+            steps = [0.0 if grid.kind == "integer" else step / 2 for grid, step in pairs]
         for _ in range(rounds // len(grids) if grids else 0):
-            moved = [*_moves(steps), *_compensated(grids, start)]
+            moved = [*_moves(steps), *([] if integers_stay else _compensated(grids, start))]
             around = [
                 tuple(g.snap(u + move) for g, u, move in zip(grids, start, moves, strict=True))
                 for moves in moved
@@ -232,6 +241,28 @@ class _Search:
                     break
             start = best
         return start
+
+
+def _neighbouring_integers(family: Family, best: Point, largest: int = 64) -> list[Point]:
+    """Where to look again with one or two steps more or fewer, each with step sizes of its own.
+
+    A few steps, each of its best size, are so alike that a search by small moves stays with the
+    first number of steps it meets.
+    """
+    grids = list(family.grids.values())
+    kinds = [grid.kind for grid in grids]
+    if len(set(kinds)) < 2:
+        return []
+    i = kinds.index("integer")
+    value = int(grids[i].value(best[i]))
+    starts = []
+    for other in range(value - 2, value + 3):
+        if other != value and value <= largest and grids[i].low <= other <= grids[i].high:
+            change = float(np.log(other / value))
+            moved = [u - change if kind == "real" else u for u, kind in zip(best, kinds, strict=True)]
+            moved[i] = best[i] + change
+            starts.append(tuple(g.snap(u) for g, u in zip(grids, moved, strict=True)))
+    return starts
 
 
 def _moves(steps: Sequence[float]) -> list[Point]:

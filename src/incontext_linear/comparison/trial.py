@@ -35,6 +35,7 @@ from incontext_linear.predictors import (
     Richardson,
     Ridge,
 )
+from incontext_linear.predictors.validation import Number
 from incontext_linear.tasks import draw_prompts, generator
 from incontext_linear.transformer import Transformer
 
@@ -207,7 +208,7 @@ def make_zoo(task: TaskConfig, seed: int) -> list[KnownLearner]:
 Entry = tuple[str, tuple[str, ...], Predictor]
 
 
-def _between(rng: np.random.Generator, low: float, high: float) -> float:
+def _between(rng: np.random.Generator, low: Number, high: Number) -> float:
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 

@@ -188,7 +188,7 @@ class Verdict:
         ended = self.domain[~self.domain["holds_throughout"]]
         parts = []
         if held:
-            parts.append(f"over all k it explains ≥ {limit} under {_listed(map(_plain, held))}")
+            parts.append(f"over all k it explains ≥ {limit} under {_listed([_plain(name) for name in held])}")
         bounds = [_bounds(row) for row in ended.itertuples()]
         if bounds:
             start = "and" if held else f"over all k it explains {limit}"
@@ -221,7 +221,6 @@ def _plain(name: str) -> str:
 
 
 def _listed(items: Sequence[str]) -> str:
-    items = list(items)
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
