@@ -1,8 +1,9 @@
 """A blind trial of the identification of algorithms: ``python -m benchmarks.identification``.
 
-Two zoos of learners whose algorithm is known, with other numbers, noise and seeds: ``development``,
-on which thresholds were chosen, and ``held_out``, which is what is reported. Prints each answer, the
-counts and the confusion matrix; writes them as CSV into the folder given by ``--output``.
+Two zoos of learners whose algorithm is known, with other numbers, noise and seeds:
+``development``, on which thresholds were chosen, and ``held_out``, which is what is reported.
+Prints each answer, the counts and the confusion matrix; writes them as CSV into the folder given by
+``--output``.
 """
 
 import argparse
@@ -59,7 +60,9 @@ def main() -> None:
     )
     task = TaskConfig(dim=3, num_examples=12)
     answers = run_trial(options.zoo, options.workers, options.only, task, settings)
-    with pd.option_context("display.width", 220, "display.max_colwidth", 70, "display.max_rows", 99):
+    with pd.option_context(
+        "display.width", 220, "display.max_colwidth", 70, "display.max_rows", 99
+    ):
         print(answers.drop(columns=["words", "evidence"]).round(5).to_string())
         for row in answers[~answers["strict"]].itertuples():
             print(f"{row.learner}: {row.named}; against the truth: {row.evidence or '-'}")

@@ -16,7 +16,10 @@ def _member(task, name, **numbers):
 
 @pytest.fixture(scope="module")
 def found(task):
-    pair = (_member(task, "ridge", penalty=0.3), _member(task, "gradient_descent", step_size=0.02, num_steps=20))
+    pair = (
+        _member(task, "ridge", penalty=0.3),
+        _member(task, "gradient_descent", step_size=0.02, num_steps=20),
+    )
     prompts = draw_prompts(task, 96, seed=8)
     args = (*pair, task.inputs, prompts, 5)
     return pair, prompts, most_different_prompts(*args, num_steps=25), args

@@ -66,7 +66,9 @@ def test_distances_are_mean_squares_as_shares_of_the_labels(tables):
         moment = np.einsum("bki,bk->bi", xs[:, :k], ys[:, :k])
         ridges = [
             np.einsum(
-                "bi,bi->b", xs[:, k], np.linalg.solve(gram + s * np.eye(3), moment[..., None])[..., 0]
+                "bi,bi->b",
+                xs[:, k],
+                np.linalg.solve(gram + s * np.eye(3), moment[..., None])[..., 0],
             )
             for s in (0.2, 0.5)
         ]
@@ -113,7 +115,9 @@ def test_joined_conditions_are_answered_as_each_alone(prompts):
 
 
 def test_a_learner_with_positions_is_not_asked_about_longer_prompts(task, prompts):
-    learner = Transformer(task.dim, task.num_examples, ModelConfig(num_layers=1, width=8, num_heads=1))
+    learner = Transformer(
+        task.dim, task.num_examples, ModelConfig(num_layers=1, width=8, num_heads=1)
+    )
     shifts = {"prompt_length": [PromptLength(1.5)], "input_scale": [InputScale(2.0)]}
     conditions = build_conditions(shifts, prompts, (2, 5), seed=0)
     assert conditions[1].examples_seen == [2, 5, 14]

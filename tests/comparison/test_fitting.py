@@ -80,7 +80,7 @@ def test_numbers_of_each_k_give_each_ks_member(task, prompts):
 
 
 def test_what_the_training_distribution_cannot_tell_apart_the_shifts_decide(task):
-    """Descent that has converged: at home 150 and 500 steps are one; where κ is 100, they are not."""
+    """Descent that has converged: 150 and 500 steps are one at home, not where κ is 100."""
     planted = GradientDescent(0.006, 300)
     away = draw_prompts(task, 48, seed=2, stream="calibration")
     conditions = build_conditions(
@@ -100,7 +100,11 @@ def test_what_the_training_distribution_cannot_tell_apart_the_shifts_decide(task
         for c in (decided.member,)
     ]
     undecided = [
-        float((alone(c.parts[0].xs, c.parts[0].ys) - planted(c.parts[0].xs, c.parts[0].ys)).square().mean())
+        float(
+            (alone(c.parts[0].xs, c.parts[0].ys) - planted(c.parts[0].xs, c.parts[0].ys))
+            .square()
+            .mean()
+        )
         for c in conditions
     ]
     assert decided.tied > 1

@@ -14,8 +14,8 @@ from incontext_linear.comparison.shifts import (
     InputMean,
     LabelNoise,
     LabelOutlier,
-    OrthogonalQuery,
     Orthant,
+    OrthogonalQuery,
     PromptLength,
     PromptShift,
     QueryScale,
@@ -67,7 +67,9 @@ def test_a_seed_repeats_and_shapes_stay(name):
     assert torch.isfinite(once.ys).all()
 
 
-LABELS_FOLLOW = [n for n in WHOLE if n not in ("label_noise", "heavy_tailed_noise", "label_outlier")]
+LABELS_FOLLOW = [
+    n for n in WHOLE if n not in ("label_noise", "heavy_tailed_noise", "label_outlier")
+]
 
 
 @pytest.mark.parametrize("name", LABELS_FOLLOW)

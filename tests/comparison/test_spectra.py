@@ -30,12 +30,17 @@ def _prefixes(case):
     return Prefixes(xs, ys, (0, 1, 2, 4, 8))
 
 
-@pytest.mark.parametrize("case", ["gaussian", "duplicated rows", "collinear columns", "zeros first"])
+@pytest.mark.parametrize(
+    "case", ["gaussian", "duplicated rows", "collinear columns", "zeros first"]
+)
 @pytest.mark.parametrize("family", FILTERED, ids=lambda family: family.name)
 def test_a_filter_predicts_what_the_algorithm_predicts(family, case):
     rng = np.random.default_rng(0)
     members = [
-        {name: grid.value(grid.snap(rng.uniform(*grid.ends))) for name, grid in family.grids.items()}
+        {
+            name: grid.value(grid.snap(rng.uniform(*grid.ends)))
+            for name, grid in family.grids.items()
+        }
         for _ in range(5)
     ]
     for numbers in members:

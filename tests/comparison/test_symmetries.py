@@ -29,7 +29,7 @@ PREDICTORS = {
     "conjugate": ConjugateGradients(2),
 }
 K = (3, 4, 7)
-# Those that hold, of permutation, rotation, sign, scale, additivity, invertible map, irrelevant labels.
+# Of permutation, rotation, sign, scale, additivity, invertible map, irrelevant labels.
 HOLDS = {
     "least_squares": "1111111",
     "ridge": "1111101",
@@ -46,7 +46,8 @@ HOLDS = {
 def table():
     prompts = draw_prompts(TaskConfig(dim=3, num_examples=8), 48, seed=2)
     candidates = {
-        name: (lambda p, f=f: f(p.xs, p.ys)[:, list(p.examples_seen)]) for name, f in PREDICTORS.items()
+        name: (lambda p, f=f: f(p.xs, p.ys)[:, list(p.examples_seen)])
+        for name, f in PREDICTORS.items()
     }
     return measure_symmetries(OnePassSGD(0.05), candidates, prompts, K, 0.9, 50, seed=0)
 
@@ -78,7 +79,10 @@ def test_a_violation_is_the_mean_square_of_the_difference():
             w = w + 0.1 * x * (y - x @ w)
         return w @ xs[5]
 
-    pairs = zip(*(t.double().numpy() for t in (prompts.xs, prompts.ys, permuted.xs, permuted.ys)), strict=True)
+    pairs = zip(
+        *(t.double().numpy() for t in (prompts.xs, prompts.ys, permuted.xs, permuted.ys)),
+        strict=True,
+    )
     squares = [(sgd(a, b) - sgd(c, d)) ** 2 for a, b, c, d in pairs]
     expected = np.mean(squares) / float(prompts.ys.double().square().mean())
 

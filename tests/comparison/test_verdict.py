@@ -56,7 +56,11 @@ def test_a_noisy_member_is_named_with_its_number(found, name):
     assert " is least squares" not in verdict.words()
     numbers = verdict.numbers.set_index(["family", "number"])
     if name == "ridge":
-        assert numbers.loc[("ridge", "penalty"), "low"] < 0.43 < numbers.loc[("ridge", "penalty"), "high"]
+        assert (
+            numbers.loc[("ridge", "penalty"), "low"]
+            < 0.43
+            < numbers.loc[("ridge", "penalty"), "high"]
+        )
 
 
 def test_every_other_candidate_has_evidence_against_it_or_is_said_not_to(found):
@@ -96,11 +100,21 @@ def test_a_mixture_of_two_algorithms_is_none_of_these(mixture):
 
 def test_the_domain_ends_at_the_first_strength_that_is_not_explained():
     rows = [("home", float("nan"), 0.0005)]
-    rows += [("input_scale", s, d) for s, d in ((0.3, 0.2), (0.5, 0.001), (2.0, 0.004), (3.0, 0.5), (4.0, 0.0))]
+    rows += [
+        ("input_scale", s, d)
+        for s, d in ((0.3, 0.2), (0.5, 0.001), (2.0, 0.004), (3.0, 0.5), (4.0, 0.0))
+    ]
     distances = pd.DataFrame(
         [
-            {"shift": shift, "strength": s, "examples_seen": 3, "candidate": "f", "distance": d,
-             "learner_power": 1.0, "explained": 1 - d}
+            {
+                "shift": shift,
+                "strength": s,
+                "examples_seen": 3,
+                "candidate": "f",
+                "distance": d,
+                "learner_power": 1.0,
+                "explained": 1 - d,
+            }
             for shift, s, d in rows
         ]
     )
@@ -127,7 +141,9 @@ def test_seeds_repeat_and_others_differ(task, settings):
             "num_adversarial_pairs": 0,
         }
     )
-    tables = [identify(Ridge(0.3), task, fewer, seed=seed).distances["distance"] for seed in (0, 0, 1)]
+    tables = [
+        identify(Ridge(0.3), task, fewer, seed=seed).distances["distance"] for seed in (0, 0, 1)
+    ]
     assert tables[0].equals(tables[1])
     assert not np.allclose(tables[0], tables[2])
 

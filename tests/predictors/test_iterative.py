@@ -72,7 +72,9 @@ def conjugate_gradients(num_steps):
     def fit(x, y):
         if not np.any(x):
             return np.zeros(x.shape[1])
-        return cg(x.T @ x, x.T @ y, maxiter=num_steps, rtol=0, atol=1e-14 * np.linalg.norm(x.T @ y))[0]
+        return cg(
+            x.T @ x, x.T @ y, maxiter=num_steps, rtol=0, atol=1e-14 * np.linalg.norm(x.T @ y)
+        )[0]
 
     return fit
 
@@ -137,12 +139,16 @@ def test_weights_agree_with_an_independent_implementation_at_every_prefix(name, 
     assert (np.linalg.norm(actual - expected, axis=-1) <= 1e-8 * size).all()
 
 
-@pytest.mark.parametrize("case", ["gaussian", "one dimension", "zero row", "duplicated rows", "all zero"])
+@pytest.mark.parametrize(
+    "case", ["gaussian", "one dimension", "zero row", "duplicated rows", "all zero"]
+)
 @pytest.mark.parametrize("num_steps", [0, 1, 2, 3])
 def test_conjugate_gradients_agree_with_scipy_while_rounding_is_small(num_steps, case):
     xs, ys = references.prompts(case)
     expected = references.at_every_prefix(conjugate_gradients(num_steps), xs, ys)
-    actual = ConjugateGradients(num_steps).weights(torch.from_numpy(xs), torch.from_numpy(ys)).numpy()
+    actual = (
+        ConjugateGradients(num_steps).weights(torch.from_numpy(xs), torch.from_numpy(ys)).numpy()
+    )
     size = np.linalg.norm(expected, axis=-1)
     assert (np.linalg.norm(actual - expected, axis=-1) <= 1e-7 * size + 1e-12).all()
 

@@ -1,9 +1,9 @@
 """The sharpest test: likely prompts on which two given candidates differ most.
 
-Gradient ascent on the inputs of ordinary prompts, labels following from w: log (f − g)² at one query
-goes up, while every input keeps a norm that inputs of the training distribution have, and the prompt
-a density that such prompts have. A step that would leave those bounds is halved instead, prompt by
-prompt, so every prompt that comes out is as likely as those of training.
+Gradient ascent on the inputs of ordinary prompts, labels following from w: log (f − g)² at one
+query goes up, while every input keeps a norm that inputs of the training distribution have, and the
+prompt a density that such prompts have. A step that would leave those bounds is halved instead,
+prompt by prompt, so every prompt that comes out is as likely as those of training.
 """
 
 import math
@@ -54,7 +54,9 @@ class Bulk:
     density: tuple[float, float]
 
     @classmethod
-    def of(cls, mixture: Mixture, xs: Float[Tensor, "batch example dim"], tail: float = 0.01) -> "Bulk":
+    def of(
+        cls, mixture: Mixture, xs: Float[Tensor, "batch example dim"], tail: float = 0.01
+    ) -> "Bulk":
         """From prompts of the training distribution, all but a tail on either side."""
         ends = torch.tensor([tail, 1 - tail], dtype=torch.float64, device=xs.device)
         norms = torch.quantile(xs.norm(dim=-1).flatten()[: 2**20], ends).tolist()
@@ -96,13 +98,17 @@ def most_different_prompts(
         A condition named after both, of at most as many prompts.
     """
     length = examples_seen + 1
-    cut = Prompts(prompts.xs[:, :length].double(), prompts.ys[:, :length].double(), prompts.ws.double())
+    cut = Prompts(
+        prompts.xs[:, :length].double(), prompts.ys[:, :length].double(), prompts.ws.double()
+    )
     bulk = Bulk.of(mixture, cut.xs)
     inside = bulk.holds(cut.xs)
     # Inputs whose norm is not ordinary are scaled back; a prompt that is still outside is dropped.
     norms = cut.xs.norm(dim=-1, keepdim=True)
     clipped = relabel(cut, cut.xs * norms.clamp(*bulk.norms) / norms.clamp(min=1e-30))
-    start = Prompts(*(torch.where(_like(inside, a), a, b) for a, b in zip(cut, clipped, strict=True)))
+    start = Prompts(
+        *(torch.where(_like(inside, a), a, b) for a, b in zip(cut, clipped, strict=True))
+    )
     kept = bulk.holds(start.xs)
     start = Prompts(*(tensor[kept] for tensor in start))
     xs = _ascend(first, second, start, bulk, num_steps)

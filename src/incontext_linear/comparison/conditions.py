@@ -6,7 +6,7 @@ condition, which is the same for all candidates and for every learner; beside it
 the learner's own predictions in the same unit, so that 1 − distance / power is the share of the
 learner's predictions that the candidate explains. *Separations*: mean squared difference of two
 candidates, in the same unit, and the ratio of the learner's distances to them, paired over prompts.
-A cell can tell two candidates apart if they differ by more than the learner's distance to the nearer.
+A cell tells two candidates apart if they differ by more than the learner's distance to the nearer.
 
 A query shift changes the query alone. As the x after k examples is a query at k and an example from
 then on, each k has prompts of its own there: k examples as they were, then the changed query.
@@ -71,7 +71,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Joined:
-    """Conditions whose prompts are of one length, side by side: a candidate answers them in one call.
+    """Conditions whose prompts are of one length, side by side, so that one call answers them.
 
     Attributes:
         groups: joined prompts, and for each part of them the condition it belongs to.
@@ -126,7 +126,9 @@ def contexts(task: TaskConfig, multiples: Sequence[float]) -> tuple[int, ...]:
     return tuple(sorted({min(longest, max(1, round(m * task.dim))) for m in multiples}))
 
 
-def home_prompts(task: TaskConfig, num_prompts: int, seed: int, stream: str, device: str) -> Prompts:
+def home_prompts(
+    task: TaskConfig, num_prompts: int, seed: int, stream: str, device: str
+) -> Prompts:
     """Prompts of the training distribution, for one purpose alone."""
     return draw_prompts(task, num_prompts, seed, stream=f"identification {stream}", device=device)
 
@@ -274,8 +276,8 @@ def measure_conditions(
         distances: ``shift``, ``strength``, ``examples_seen``, ``candidate``, ``distance``, ``low``,
             ``high``, ``learner_power``, ``explained``; shares of the condition's Var(y).
         separations: ``shift``, ``strength``, ``examples_seen``, ``first``, ``second``,
-            ``separation``, ``log_ratio`` (of the learner's distance to the first and to the second),
-            ``low``, ``high``.
+            ``separation``, ``log_ratio`` (of the learner's distances to first and second), ``low``,
+            ``high``.
     """
     names = list(candidates)
     joined = Joined.of(conditions)
@@ -348,7 +350,9 @@ def _separation_rows(
     low, high = interval(logs[:, first] - logs[:, second], confidence)
     means = (squared.mean(1) + 1e-12).log()
     table = _cells(
-        condition, first=[names[i] for i in first.tolist()], second=[names[i] for i in second.tolist()]
+        condition,
+        first=[names[i] for i in first.tolist()],
+        second=[names[i] for i in second.tolist()],
     )
     ratio = means[first] - means[second]
     columns = {"separation": apart, "log_ratio": ratio, "low": low, "high": high}
@@ -367,14 +371,14 @@ def measure_structure(
 ) -> pd.DataFrame:
     """How much of what a candidate leaves unexplained other candidates explain.
 
-    What a learner predicts beyond a candidate may be noise, or another algorithm: a mixture, or ridge
-    regression whose λ depends on k. At each k the difference is regressed on what all candidates
-    predict, over one half of the prompts, and predicted on the other, both ways. Noise is explained
-    by nothing.
+    What a learner predicts beyond a candidate may be noise, or another algorithm: a mixture, or
+    ridge regression whose λ depends on k. At each k the difference is regressed on what all
+    candidates predict, over one half of the prompts, and predicted on the other, both ways. Noise
+    is explained by nothing.
 
     Returns:
-        ``candidate``, ``examples_seen``, ``structured``, ``low``, ``high``: the part of the distance
-        that the regression takes away, as a share of Var(y); and ``learner_power``.
+        ``candidate``, ``examples_seen``, ``structured``, ``low``, ``high``: the part of the
+        distance that the regression takes away, as a share of Var(y); and ``learner_power``.
     """
     scale = condition.label_variance
     followed = condition.ask(as_candidate(learner)) / scale**0.5
@@ -393,7 +397,8 @@ def measure_structure(
 
 
 def _cross_fitted(
-    design: Float[Tensor, "candidate prompt prefix"], target: Float[Tensor, "candidate prompt prefix"]
+    design: Float[Tensor, "candidate prompt prefix"],
+    target: Float[Tensor, "candidate prompt prefix"],
 ) -> Float[Tensor, "candidate prompt prefix"]:
     """Each half's targets, predicted by ridge regression on the design over the other half."""
     features = design.permute(2, 1, 0)  # (K, B, F)

@@ -1,4 +1,4 @@
-"""Candidate algorithms as families with free numbers: ridge regression *in λ*, descent *in α and m*.
+"""Candidate algorithms as families with free numbers: ridge regression in λ, descent in α and m.
 
 What a learner is compared with is the best member of each family, so that no conclusion rests on
 numbers that someone chose. A family is data: a predictor's type (a name of
@@ -86,9 +86,7 @@ def _steps(high: int, points: int) -> Grid:
 _STEP_SIZE = Grid(low=1e-5, high=1.0, points=31)
 
 DEFAULT_FAMILIES: dict[str, FamilyConfig] = {
-    "zero": FamilyConfig(
-        type="FirstExamples", arguments={"num_examples": 0}, label="predicting 0"
-    ),
+    "zero": FamilyConfig(type="FirstExamples", arguments={"num_examples": 0}, label="predicting 0"),
     "averaging": FamilyConfig(type="Averaging", label="averaging (Xᵀy / k)"),
     "least_squares": FamilyConfig(type="OrdinaryLeastSquares", label="least squares"),
     "bayes": FamilyConfig(type="BayesPosteriorMean", label="the task's posterior mean"),
@@ -288,6 +286,7 @@ def build_families(
         if config is not None
     ]
     for family in families:
-        # Once, at one point of the grid: a misspelt type or argument is said before anything is run.
-        family.member({name: grid.value(grid.ends[0]) for name, grid in family.grids.items()}).predictor  # noqa: B018
+        # Once, at one point: a misspelt type or argument is said before anything is run.
+        lowest = {name: grid.value(grid.ends[0]) for name, grid in family.grids.items()}
+        _ = family.member(lowest).predictor
     return families

@@ -1,11 +1,11 @@
 """The member of each family that is nearest to a learner, and how well its numbers are known.
 
-A family's free numbers minimise the mean over k of log(SPD_k / Var(y)) on calibration prompts of the
-training distribution: the logarithm, since SPD spans orders of magnitude over k and its largest value
-would decide alone. First on a grid, then by a pattern search around the grid's best. Members that the
-training distribution does not tell apart (100 and 200 steps of a descent that has converged, say) are
-told apart on calibration prompts of the shifts, so that a family is judged by its best chance. All
-numbers are then frozen; everything that is concluded uses other prompts.
+A family's free numbers minimise the mean over k of log(SPD_k / Var(y)) on calibration prompts of
+the training distribution: the logarithm, since SPD spans orders of magnitude over k and its largest
+value would decide alone. First on a grid, then by a pattern search around the grid's best. Members
+that the training distribution does not tell apart (100 and 200 steps of a descent that has
+converged, say) are told apart on calibration prompts of the shifts, so that a family is judged by
+its best chance. All numbers are then frozen; everything that is concluded uses other prompts.
 """
 
 import itertools
@@ -78,7 +78,7 @@ class FittedFamily:
     tied: int = 1
 
     def numbers_table(self, confidence: float, num_resamples: int, seed: int) -> pd.DataFrame:
-        """One row a free number: its value, an interval over prompts, whether an edge was reached."""
+        """One row a free number: value, interval over prompts, whether an edge was reached."""
         if not self.member.numbers:
             return pd.DataFrame(columns=["family", "number", "value", "low", "high", "at_edge"])
         means = resampled_means(self.distances, num_resamples, seed)
@@ -259,7 +259,9 @@ def _neighbouring_integers(family: Family, best: Point, largest: int = 64) -> li
     for other in range(value - 2, value + 3):
         if other != value and value <= largest and grids[i].low <= other <= grids[i].high:
             change = float(np.log(other / value))
-            moved = [u - change if kind == "real" else u for u, kind in zip(best, kinds, strict=True)]
+            moved = [
+                u - change if kind == "real" else u for u, kind in zip(best, kinds, strict=True)
+            ]
             moved[i] = best[i] + change
             starts.append(tuple(g.snap(u) for g, u in zip(grids, moved, strict=True)))
     return starts
@@ -303,7 +305,9 @@ def _decide_away(
 ) -> Point:
     """Of members that are tied at home, the nearest away from it; no other is looked at."""
     ordered = sorted(tied)
-    chosen = [ordered[i] for i in np.unique(np.linspace(0, len(tied) - 1, limit).round().astype(int))]
+    chosen = [
+        ordered[i] for i in np.unique(np.linspace(0, len(tied) - 1, limit).round().astype(int))
+    ]
     threshold = search.scores([best])[0] + tolerance
     known: dict[Point, float] = {}
 
@@ -319,10 +323,8 @@ def _decide_away(
     return search.descend(start, scores, rounds=30)
 
 
-def _score_away(
-    search: _Search, points: Sequence[Point], away: Sequence["Away"]
-) -> list[float]:
-    """Mean log distance over shifts and k; one that is off by all there is, is no worse for more."""
+def _score_away(search: _Search, points: Sequence[Point], away: Sequence["Away"]) -> list[float]:
+    """Mean log distance over shifts and k; what is off by all there is counts as off by that."""
     members = [search.numbers(point) for point in points]
     total = torch.zeros(len(points), dtype=torch.float64)
     for calibration in away:

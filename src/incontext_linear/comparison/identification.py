@@ -131,8 +131,14 @@ def identify(
     home = build_conditions({}, _scored(task, settings, seed, device), seen, seed)[0]
     structure = measure_structure(learner, candidates, home, *bootstrap)
     verdict = judge(
-        distances, separations, symmetries, structure, fits.numbers, fits.words,
-        homes_of(build_shifts(settings.shifts)), settings.thresholds,
+        distances,
+        separations,
+        symmetries,
+        structure,
+        fits.numbers,
+        fits.words,
+        homes_of(build_shifts(settings.shifts)),
+        settings.thresholds,
     )
     return Identification(fits, distances, separations, symmetries, structure, verdict)
 
@@ -149,7 +155,9 @@ def fit_families(
     (home,) = calibrations(learner, build_conditions({}, prompts, (), seed))
     few = home_prompts(task, settings.num_tie_prompts, seed, "calibration of ties", device)
     seen = contexts(task, settings.examples_seen)
-    whole = {n: s for n, s in build_shifts(settings.shifts).items() if isinstance(s[0], PromptShift)}
+    whole = {
+        n: s for n, s in build_shifts(settings.shifts).items() if isinstance(s[0], PromptShift)
+    }
     conditions = build_conditions(whole, few, seen, seed + 1, with_home=False)
     away = Away.join(calibrations(learner, answerable(learner, conditions)))
     fitted = {}
@@ -199,11 +207,15 @@ def search_conditions(
     """Prompts on which pairs of candidates that no condition has ruled out differ most."""
     none = pd.DataFrame
     empty = none(columns=["candidate", "symmetry", "examples_seen", "violation", "low", "high"])
-    structure = none(columns=["candidate", "examples_seen", "structured", "low", "high", "learner_power"])
+    structure = none(
+        columns=["candidate", "examples_seen", "structured", "low", "high", "learner_power"]
+    )
     so_far = judge(
         distances, separations, empty, structure, fits.numbers, fits.words, {}, settings.thresholds
     )
-    standing = [n for n in (so_far.survivors or so_far.near_home) if is_differentiable(fits.members[n])]
+    standing = [
+        n for n in (so_far.survivors or so_far.near_home) if is_differentiable(fits.members[n])
+    ]
     seen = contexts(task, settings.examples_seen)
     middle = seen[len(seen) // 2]
     home = separations[(separations["shift"] == "home") & (separations["examples_seen"] == middle)]

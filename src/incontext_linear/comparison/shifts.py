@@ -6,9 +6,9 @@ that changes nothing, so that a shift is asked as a curve: where does agreement 
 (2022) are the source of skewed covariances, subspaces, orthants, scales, noise, and of queries that
 are orthogonal to, or equal to, what was seen.
 
-Two kinds: a `PromptShift` changes whole prompts. A `QueryShift` changes the query alone; since every
-x is a query first and an example after, each k is then asked by prompts of its own, in which only
-the query after k examples is another one (`incontext_linear.comparison.conditions`).
+Two kinds: a `PromptShift` changes whole prompts. A `QueryShift` changes the query alone; since
+every x is a query first and an example after, each k is then asked by prompts of its own, in which
+only the query after k examples is another one (`incontext_linear.comparison.conditions`).
 """
 
 import importlib
@@ -194,7 +194,7 @@ class InputMean(PromptShift):
 
 @dataclass(frozen=True)
 class Orthant(PromptShift):
-    """A share of the coordinates keeps one sign through the prompt, drawn for each (Garg et al.)."""
+    """A share of the coordinates keeps one sign through the prompt (Garg et al.)."""
 
     strength: Strength
     home: ClassVar = 0.0
@@ -256,7 +256,7 @@ class HeavyTailedInputs(PromptShift):
 
 @dataclass(frozen=True)
 class HeavyTailedCoordinates(PromptShift):
-    """As `HeavyTailedInputs`, with a divisor of each coordinate's own: independent t coordinates."""
+    """As `HeavyTailedInputs`, with a divisor for each coordinate: independent t coordinates."""
 
     strength: Strength
     home: ClassVar = 0.0
@@ -388,7 +388,9 @@ class LabelOutlier(PromptShift):
         place = torch.randint(first, (batch, 1), generator=rng, device=rng.device)
         sign = _normal((batch, 1), prompts.ys, rng).sign()
         size = self.strength * prompts.ys.square().mean().sqrt()
-        return prompts._replace(ys=prompts.ys.scatter_add(1, place.to(prompts.ys.device), sign * size))
+        return prompts._replace(
+            ys=prompts.ys.scatter_add(1, place.to(prompts.ys.device), sign * size)
+        )
 
 
 @dataclass(frozen=True)
@@ -457,8 +459,8 @@ class QueryScale(QueryShift):
 class OrthogonalQuery(QueryShift):
     """The query's part in the span of what was seen is taken away by this share, its norm kept.
 
-    Where the examples span everything there is nothing orthogonal; the query then has its part along
-    the direction in which they vary least alone.
+    Where the examples span everything there is nothing orthogonal; the query then has its part
+    along the direction in which they vary least alone.
     """
 
     strength: Strength
@@ -485,7 +487,7 @@ class OrthogonalQuery(QueryShift):
 
 @dataclass(frozen=True)
 class SeenQuery(QueryShift):
-    """The query moves this share of the way to an example that was seen; at 1 it is that example."""
+    """The query moves this share of the way to an example that was seen."""
 
     strength: Strength
     home: ClassVar = 0.0
@@ -555,7 +557,8 @@ def build_shifts(
     """Shifts at each of their strengths.
 
     Args:
-        chosen: name or dotted path → strengths, None for the shift's own list; None: all that exist.
+        chosen: name or dotted path → strengths, None for the shift's own list; None: all that
+        exist.
 
     Returns:
         Name → one shift a strength, in the order given.
@@ -593,5 +596,6 @@ def _inverse_freedom(value: Any) -> None:
     check_real("strength", value)
     if value >= 0.5:
         raise ValueError(
-            f"strength={value!r} is not allowed: with 2 degrees of freedom or fewer there is no variance"
+            f"strength={value!r} is not allowed: strength must be < 0.5, since with 2 degrees of "
+            "freedom or fewer there is no variance"
         )

@@ -1,8 +1,8 @@
 """Algorithms as filters of the eigenvalues of XᵀX, so that a whole grid of them is one computation.
 
 In the eigenbasis XᵀX = V diag(s) Vᵀ many algorithms are w = V diag(g(s)) VᵀXᵀy, where the gain
-g(s) = (1 − e(s)) / s belongs to the error e(s) that the algorithm leaves in a direction: λ/(s+λ) for
-ridge regression, (1−2αs)^m for gradient descent, (1−s²/F²)^(2^m) for Newton's iteration. With
+g(s) = (1 − e(s)) / s belongs to the error e(s) that the algorithm leaves in a direction: λ/(s+λ)
+for ridge regression, (1−2αs)^m for gradient descent, (1−s²/F²)^(2^m) for Newton's iteration. With
 VᵀXᵀy and Vᵀx at hand, one more step size or penalty costs O(d) a prediction.
 """
 
@@ -85,7 +85,7 @@ class Prefixes:
 
     @cached_property
     def _grams(self) -> Float[Tensor, "batch prefix dim dim"]:
-        # Of the examples between one k and the next, then summed up: no d×d matrix for every example.
+        # Of the examples between one k and the next, summed up: no d×d matrix for every example.
         ends = sorted(set(self.examples_seen))
         parts = [self.xs[:, low:high] for low, high in zip([0, *ends], ends)]  # noqa: B905
         grams = torch.stack([part.mT @ part for part in parts], 1).cumsum(1)
@@ -93,7 +93,11 @@ class Prefixes:
 
     def _decompose(self, scale: Float[Tensor, "batch prefix dim"] | None) -> Spectrum:
         kept = list(self.examples_seen)
-        grams, moments, queries = self._grams, moments_before(self.xs, self.ys)[:, kept], self.xs[:, kept]
+        grams, moments, queries = (
+            self._grams,
+            moments_before(self.xs, self.ys)[:, kept],
+            self.xs[:, kept],
+        )
         if scale is not None:
             grams = scale.unsqueeze(-1) * grams * scale.unsqueeze(-2)
             moments, queries = scale * moments, scale * queries
@@ -187,7 +191,9 @@ ERROR_FILTERS: dict[type, ErrorFilter] = {
 def has_filter(kind: type, fixed: dict) -> bool:
     """Whether `predict_filtered` knows this algorithm with these fixed arguments."""
     if kind is PreconditionedGradientDescent:
-        return fixed.get("preconditioner", "diagonal") == "covariance" or not fixed.get("damping", 0)
+        return fixed.get("preconditioner", "diagonal") == "covariance" or not fixed.get(
+            "damping", 0
+        )
     return kind in ERROR_FILTERS and not fixed.get("penalty", 0)
 
 

@@ -1,7 +1,7 @@
 """What some algorithms have exactly and others have not: a fingerprint that names no algorithm.
 
-A symmetry is a sum of predictions, each of a changed prompt, that is 0 for what has it: prediction −
-prediction of the permuted prompt, say. Its violation is the mean square of that sum as a share of
+A symmetry is a sum of predictions, each of a changed prompt, that is 0 for what has it: prediction
+− prediction of the permuted prompt, say. Its violation is the mean square of that sum as a share of
 Var(y), at each k.
 """
 
@@ -65,7 +65,7 @@ def _halved(prompts: Prompts, k: int, rng: torch.Generator) -> Terms:
 
 
 def _added(prompts: Prompts, k: int, rng: torch.Generator) -> Terms:
-    """Two label vectors, each of half the variance: their sum is a prompt like those of training."""
+    """Two label vectors of half the variance: their sum is a prompt like those of training."""
     one = prompts._replace(ys=prompts.ys / 2**0.5)
     other = relabel(prompts, ws=prompts.ws.roll(1, 0), noise=noise_of(prompts).roll(1, 0))
     other = other._replace(ys=other.ys / 2**0.5)
@@ -134,8 +134,8 @@ def measure_symmetries(
 
     Returns:
         ``symmetry``, ``examples_seen``, ``candidate`` (`LEARNER` first), ``violation``, ``low``,
-        ``high`` as shares of Var(y), and ``noise_gain``, the sum of the squared coefficients: by how
-        much independent noise on the predictions is raised in the violation.
+        ``high`` as shares of Var(y), and ``noise_gain``, the sum of the squared coefficients: by
+        how much independent noise on the predictions is raised in the violation.
     """
     asked = {LEARNER: as_candidate(learner), **candidates}
     scale = float(prompts.ys.square().mean())

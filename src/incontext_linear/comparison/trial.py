@@ -1,8 +1,8 @@
 """A blind trial of the method: learners whose algorithm is known, and what the method says of each.
 
-A zoo holds members of every family with numbers that are on no grid, with noise on their predictions;
-constructed networks; and learners that are in no family. Zoos of different seeds have different
-numbers, noise and random networks: thresholds are chosen on one and reported on another.
+A zoo holds members of every family with numbers that are on no grid, with noise on their
+predictions; constructed networks; and learners that are in no family. Zoos of different seeds have
+different numbers, noise and random networks: thresholds are chosen on one and reported on another.
 """
 
 import math
@@ -63,7 +63,7 @@ class KnownLearner:
 
 @dataclass(frozen=True)
 class Noisy:
-    """A predictor with noise that is a fixed, erratic function of the query and of what was seen."""
+    """A predictor with noise, a fixed, erratic function of the query and of what was seen."""
 
     predictor: Predictor
     std: float
@@ -140,7 +140,9 @@ class RidgeByContext:
         """Predictions (B, n)."""
         dim = xs.shape[-1]
         columns = [
-            Ridge(self.penalty * (max(k, 1) / dim) ** self.power)(xs[:, : k + 1], ys[:, : k + 1])[:, k]
+            Ridge(self.penalty * (max(k, 1) / dim) ** self.power)(xs[:, : k + 1], ys[:, : k + 1])[
+                :, k
+            ]
             for k in range(ys.shape[1])
         ]
         return torch.stack(columns, 1)
@@ -306,7 +308,10 @@ def _outsiders(task: TaskConfig, rng: np.random.Generator, seed: int) -> list[En
         Transformer(*size, config).initialize(generator(seed, "zoo", i)).eval()
         for i, config in enumerate((shallow, deep))
     ]
-    sgd, descent = OnePassSGD(_between(rng, 0.05, 0.1)), GradientDescent(_between(rng, 0.004, 0.01), 3)
+    sgd, descent = (
+        OnePassSGD(_between(rng, 0.05, 0.1)),
+        GradientDescent(_between(rng, 0.004, 0.01), 3),
+    )
     ols, neighbors = OrdinaryLeastSquares(), NearestNeighbors(int(rng.integers(1, 4)))
     share = float(rng.uniform(0.35, 0.65))
     entries: list[tuple[str, Predictor]] = [
@@ -328,8 +333,8 @@ def answer_row(learner: KnownLearner, verdict: Verdict) -> dict[str, object]:
     """What the method said of one learner, beside the truth.
 
     ``strict``: the family named is the right one, or "none of these" is right and was said.
-    ``lenient``: the right one is among those that were not told apart. ``wrong``: a family was named
-    that is not the right one, which is not among those left standing either.
+    ``lenient``: the right one is among those that were not told apart. ``wrong``: a family was
+    named that is not the right one, which is not among those left standing either.
     """
     named = verdict.named
     strict = named in learner.truth if learner.truth else named is None

@@ -2,16 +2,19 @@
 
 Rules, each with a threshold in `Thresholds`:
 
-1. A cell (shift × strength × k) rules a candidate out if another one explains the learner there, the
+1. A cell (shift × strength × k) rules a candidate out if another one explains the learner there,
+the
    cell separates the two, and the learner is nearer to the other by a factor, at the lower end of
    the ratio's interval.
 2. A symmetry rules it out if the learner breaks what the candidate has, or the other way round, by
    more than the candidate's distance to the learner at home can account for.
-3. At home it is ruled out if it leaves too much of Var(y), or if what it leaves is explained by other
+3. At home it is ruled out if it leaves too much of Var(y), or if what it leaves is explained by
+other
    candidates: nearest is not near.
 
-What survives all of them is *indistinguishable* from the learner where it was measured, no more; the
-words say that. If nothing survives, the answer is "none of these", with what is nearest at home.
+What survives all of them is *indistinguishable* from the learner where it was measured, no more;
+the words say that. If nothing survives, the answer is "none of these", with what is nearest at
+home.
 """
 
 import math
@@ -83,7 +86,9 @@ class Evidence:
         if self.kind == "symmetry":
             says = SYMMETRIES[self.where].words if self.where in SYMMETRIES else place
             return f"k = {self.examples_seen}: only one of the two {says} ({numbers} times apart)"
-        share = f"{_short(100 * self.ratio)} % [{_short(100 * self.low)}, {_short(100 * self.high)}]"
+        share = (
+            f"{_short(100 * self.ratio)} % [{_short(100 * self.low)}, {_short(100 * self.high)}]"
+        )
         if self.kind == "structure":
             return (
                 f"at home, k = {self.examples_seen}: other candidates explain {share} of the "
@@ -153,7 +158,12 @@ class Verdict:
 
     def words(self, num_evidence: int = 4) -> str:
         """One paragraph, which says no more than the tables."""
-        sentences = [self._answer(), self._domain(), self._unexplained(), self._evidence(num_evidence)]
+        sentences = [
+            self._answer(),
+            self._domain(),
+            self._unexplained(),
+            self._evidence(num_evidence),
+        ]
         return " ".join(sentence for sentence in sentences if sentence)
 
     def _answer(self) -> str:
@@ -161,9 +171,9 @@ class Verdict:
         everywhere = "of the variance of its predictions at every k on the training distribution"
         if self.named is not None:
             text = (
-                f"Indistinguishable from {self.members[self.named]} under the shifts and symmetries "
-                f"measured, wherever any candidate explains the learner. It explains at least {share} "
-                f"{everywhere}; differences below what it leaves are not seen."
+                f"Indistinguishable from {self.members[self.named]} under the shifts and "
+                "symmetries measured, wherever any candidate explains the learner. It explains at "
+                f"least {share} {everywhere}; differences below what it leaves are not seen."
             )
             others = [self.members[name] for name in self.survivors[1:]]
             return f"{text} Not ruled out either: {_listed(others)}." if others else text
@@ -188,7 +198,9 @@ class Verdict:
         ended = self.domain[~self.domain["holds_throughout"]]
         parts = []
         if held:
-            parts.append(f"over all k it explains ≥ {limit} under {_listed([_plain(name) for name in held])}")
+            parts.append(
+                f"over all k it explains ≥ {limit} under {_listed([_plain(name) for name in held])}"
+            )
         bounds = [_bounds(row) for row in ended.itertuples()]
         if bounds:
             start = "and" if held else f"over all k it explains {limit}"
@@ -204,7 +216,9 @@ class Verdict:
     def _evidence(self, count: int) -> str:
         strongest = [e for e in self.ruled_out.values() if e.against != self.reference]
         strongest.sort(key=lambda evidence: -evidence.low)
-        clauses = [f"{self.members[e.against]} ({e.words(self.members)})" for e in strongest[:count]]
+        clauses = [
+            f"{self.members[e.against]} ({e.words(self.members)})" for e in strongest[:count]
+        ]
         if not clauses:
             return ""
         more = len(strongest) - len(clauses)
@@ -271,7 +285,7 @@ def judge(
     mean = at_home.groupby("candidate", sort=False)["distance"].apply(
         lambda values: np.log(values + 1e-12).mean()
     )
-    order = [name for name in mean.sort_values(kind="stable").index]
+    order = list(mean.sort_values(kind="stable").index)
     near = tuple(name for name in order if least[name] >= limits.explained)
     survivors = tuple(name for name in members if name not in ruled_out)
     reference = survivors[0] if survivors else (near or order)[0]
@@ -299,7 +313,7 @@ CELL = ["shift", "strength", "examples_seen"]
 
 
 def _with_distances(distances: pd.DataFrame, separations: pd.DataFrame) -> pd.DataFrame:
-    """Pairs, with the learner's distance to both and its power; both tables from one measurement."""
+    """Pairs with the learner's distance to both and its power, from one measurement."""
     columns = [*CELL, "candidate", "distance", "learner_power"]
     # A strength of nan is the same cell: joined on a number that stands for it.
     known = distances[columns].fillna({"strength": -1.0})
@@ -364,8 +378,15 @@ def _from_symmetries(
                 high = broken.high / (held.low + allowed)
                 found.append(
                     Evidence(
-                        row.candidate, "symmetry", row.symmetry, float("nan"),
-                        int(row.examples_seen), "", float(ratio), float(low), float(high),
+                        row.candidate,
+                        "symmetry",
+                        row.symmetry,
+                        float("nan"),
+                        int(row.examples_seen),
+                        "",
+                        float(ratio),
+                        float(low),
+                        float(high),
                     )
                 )
     return found
@@ -381,15 +402,24 @@ def _from_home(
         if low > limits.left_at_home:
             found.append(Evidence(name, "home", HOME, float("nan"), 0, "", mean, low, high))
     shares = structure.assign(
-        **{c: structure[c] / structure["learner_power"].clip(lower=1e-12)
-           for c in ("structured", "low", "high")}
+        **{
+            c: structure[c] / structure["learner_power"].clip(lower=1e-12)
+            for c in ("structured", "low", "high")
+        }
     )
     material = shares[shares["low"] > 1 - limits.explained].sort_values("low", ascending=False)
     for row in material.groupby("candidate", sort=False).head(1).itertuples():
         found.append(
             Evidence(
-                row.candidate, "structure", HOME, float("nan"), int(row.examples_seen), "",
-                row.structured, row.low, row.high,
+                row.candidate,
+                "structure",
+                HOME,
+                float("nan"),
+                int(row.examples_seen),
+                "",
+                row.structured,
+                row.low,
+                row.high,
             )
         )
     return found
@@ -450,7 +480,9 @@ def _pooled(rows: pd.DataFrame) -> float:
     return 1 - float(rows["distance"].sum()) / max(float(rows["learner_power"].sum()), 1e-30)
 
 
-def _reached(strengths: Sequence[float], measured: Mapping[float, float], explained: float) -> float:
+def _reached(
+    strengths: Sequence[float], measured: Mapping[float, float], explained: float
+) -> float:
     last = float("nan")
     for strength in strengths:
         if measured[strength] < explained:

@@ -103,8 +103,8 @@ class HeavyBall(NormalEquations):
 class Richardson(NormalEquations):
     """Descent whose step is relative to the prompt: w ← w + ω(Xᵀy − XᵀXw) / ‖X‖².
 
-    The norm is Frobenius', ‖X‖² = tr XᵀX ≥ its largest eigenvalue, so that every 0 < ω < 2 converges
-    and predictions do not depend on the inputs' unit. A prefix of zeros gives 0.
+    The norm is Frobenius', ‖X‖² = tr XᵀX ≥ its largest eigenvalue, so that every 0 < ω < 2
+    converges and predictions do not depend on the inputs' unit. A prefix of zeros gives 0.
 
     Args:
         relaxation: ω > 0.
@@ -138,10 +138,10 @@ class Richardson(NormalEquations):
 class Chebyshev(NormalEquations):
     """Chebyshev's iteration for eigenvalues of XᵀX in [‖X‖²/κ, ‖X‖²], ‖X‖ being Frobenius' norm.
 
-    After m steps the error in a direction of eigenvalue s is T_m(z(s)) / T_m(z(0)), where z maps the
-    interval onto [1, −1] and T_m is Chebyshev's polynomial: of all polynomials of degree m that are 1
-    at 0 it is the one that is least on the interval. Larger eigenvalues do not exist; smaller ones
-    are learned less well. A prefix of zeros gives 0.
+    After m steps the error in a direction of eigenvalue s is T_m(z(s)) / T_m(z(0)), where z maps
+    the interval onto [1, −1] and T_m is Chebyshev's polynomial: of all polynomials of degree m that
+    are 1 at 0 it is the one that is least on the interval. Larger eigenvalues do not exist; smaller
+    ones are learned less well. A prefix of zeros gives 0.
 
     Args:
         num_steps: m ≥ 0.
@@ -159,7 +159,8 @@ class Chebyshev(NormalEquations):
         check_real("condition", self.condition, positive=True)
         if self.condition <= 1:
             raise ValueError(
-                f"condition={self.condition!r} is not allowed: condition must be a finite number > 1"
+                f"condition={self.condition!r} is not allowed: "
+                "condition must be a finite number > 1"
             )
 
     def solve(
@@ -185,8 +186,8 @@ class Chebyshev(NormalEquations):
 class ConjugateGradients(NormalEquations):
     """m steps of conjugate gradients on XᵀXw = Xᵀy: the best w in the span of (XᵀX)ʲXᵀy, j < m.
 
-    Of min(k, d) steps in exact arithmetic the last gives the least squares of minimum norm. A prefix
-    whose residual is down to rounding is left as it is.
+    Of min(k, d) steps in exact arithmetic the last gives the least squares of minimum norm. A
+    prefix whose residual is down to rounding is left as it is.
 
     Args:
         num_steps: m ≥ 0.
@@ -224,9 +225,10 @@ class ConjugateGradients(NormalEquations):
 class PreconditionedGradientDescent(NormalEquations):
     """Descent along P: w ← w + 2αP(Xᵀy − XᵀXw), where P is what the prompt says of the inputs.
 
-    ``diagonal``: P = (diag XᵀX/k + δI)⁻¹ / k (Jacobi's); ``covariance``: P = (XᵀX/k + δI)⁻¹ / k, the
-    inverse covariance, with which one step of α = 1/2 is ridge regression of penalty kδ. Either way the
-    step 2α does not depend on k. A δ of 0 leaves directions alone in which there is nothing to learn.
+    ``diagonal``: P = (diag XᵀX/k + δI)⁻¹ / k (Jacobi's). ``covariance``: P = (XᵀX/k + δI)⁻¹ / k,
+    the inverse covariance, with which one step of α = 1/2 is ridge regression of penalty kδ. Either
+    way the step 2α does not depend on k. With δ = 0, directions that no example has stay as they
+    are.
 
     Args:
         step_size: α > 0.
