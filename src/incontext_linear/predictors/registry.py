@@ -15,7 +15,15 @@ from incontext_linear.config import Config, TaskConfig
 from incontext_linear.predictors.averaging import Averaging
 from incontext_linear.predictors.base import Predictor
 from incontext_linear.predictors.bayes import BayesPosteriorMean, DiscreteMMSE
+from incontext_linear.predictors.decaying_sgd import DecayingSGD
 from incontext_linear.predictors.gradient import GradientDescent, OnePassSGD
+from incontext_linear.predictors.iterative import (
+    Chebyshev,
+    ConjugateGradients,
+    HeavyBall,
+    PreconditionedGradientDescent,
+    Richardson,
+)
 from incontext_linear.predictors.least_squares import FirstExamples, OrdinaryLeastSquares, Ridge
 from incontext_linear.predictors.neighbors import NearestNeighbors
 from incontext_linear.predictors.newton import IterativeNewton
@@ -29,7 +37,13 @@ PREDICTORS: dict[str, type] = {
         FirstExamples,
         BayesPosteriorMean,
         GradientDescent,
+        HeavyBall,
+        Richardson,
+        Chebyshev,
+        ConjugateGradients,
+        PreconditionedGradientDescent,
         OnePassSGD,
+        DecayingSGD,
         NearestNeighbors,
         IterativeNewton,
         Averaging,
