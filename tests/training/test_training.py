@@ -150,6 +150,7 @@ def kill_at(moment: str, folder: Path) -> None:
     configs = [config.model_dump_json() for config in (TASK, MODEL, TRAINING)]
     command = [sys.executable, str(KILLED_RUN), str(folder), moment, *configs]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
         assert process.stdout.readline() == "here\n"
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL

@@ -97,9 +97,10 @@ class Block(nn.Module):
         return self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(hidden)), approximate="tanh"))
 
     def forward(
-        self, hidden: Float[Tensor, "batch token width"]
-    ) -> Float[Tensor, "batch token width"]:
-        hidden = hidden + self.attention(self.attention_norm(hidden))
+        self, hidden: Float[Tensor, "batch token width"], tokens: slice = slice(None)
+    ) -> Float[Tensor, "batch chosen width"]:
+        """The residual stream after the layer, at the chosen tokens."""
+        hidden = (hidden + self.attention(self.attention_norm(hidden)))[:, tokens]
         return hidden + self.mlp(hidden)
 
     def from_context(
@@ -167,9 +168,10 @@ class Transformer(nn.Module):
         self, hidden: Float[Tensor, "batch token width"]
     ) -> Float[Tensor, "batch example width"]:
         """The embedding through all blocks, at the x-tokens; a GPU trains with a faster equal."""
-        for block in self.blocks:
+        *blocks, last = self.blocks
+        for block in blocks:
             hidden = block(hidden)
-        return hidden[:, ::2]
+        return last(hidden, tokens=slice(None, None, 2))  # nothing reads its y-tokens
 
     def embed(
         self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]

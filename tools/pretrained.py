@@ -1,4 +1,4 @@
-"""Train the learners that ship in data/06_models/pretrained: ``python -m benchmarks.pretrained``.
+"""Train the learners that ship in data/06_models/pretrained: ``python -m tools.pretrained``.
 
 The learner is trained with the parameters of conf/pretrained; the control, of the same shape, for a
 tenth of the steps on prompts that all have the one weight vector w = (1, …, 1), where there is
