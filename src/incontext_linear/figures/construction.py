@@ -112,7 +112,9 @@ def plot_hidden_matrix(trace: pd.DataFrame) -> Figure:
     layers = [rows for _, rows in trace.groupby("layer", sort=True)]
     labels, tokens = (list(dict.fromkeys(trace[name])) for name in ("row", "token"))
     size = 2.9, 0.23 * len(labels) + 0.5
-    figure, grid = panel_grid(len(layers), -(-len(layers) // 2), size, extra=(0.6, 0), sharey=True)
+    figure, grid = panel_grid(
+        len(layers), -(-len(layers) // 2), size, extra=(0.6, 0.0), sharey=True
+    )
     before = None
     for axes, rows in zip(grid, layers, strict=True):
         values = (

@@ -17,7 +17,7 @@ def plot_history(
 ) -> Figure:
     """Training loss, and SPD to least squares, against the step, log scale."""
     run = describe_run(task, model, seed)
-    figure, (axes,) = panel_grid(1, 1, (7.5, 4.2), extra=(0, 0), run=run)
+    figure, (axes,) = panel_grid(1, 1, (7.5, 4.2), extra=(0.0, 0.0), run=run)
     curves = {
         "loss": "training loss (mean over k)",
         "spd_to_ols": f"SPD to least squares, k = {reporting_prefix(task)}",

@@ -2,7 +2,7 @@
 heat map.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
 import numpy as np
@@ -89,18 +89,29 @@ def _scope_titles(table: pd.DataFrame) -> dict[str, str]:
         for scope, rows in table.groupby("scope", sort=False)
     }
     fixed = {scope: int(numbers[0]) for scope, numbers in seen.items() if len(numbers) == 1}
-    multiples = {scope: _multiple(scope) for scope in fixed}
-    smallest = min(fixed, key=lambda scope: multiples[scope], default=None)
-    dim = fixed[smallest] / multiples[smallest] if smallest is not None else 1.0
-    titles = {}
-    for scope in seen:
-        if scope not in fixed:
-            titles[scope] = scope
-        elif dim >= 1 and abs(multiples[scope] * dim - fixed[scope]) < 1:
-            titles[scope] = f"{scope} = {fixed[scope]}"
-        else:
-            titles[scope] = f"k = {fixed[scope]}, the last"
-    return titles
+    dim = _dimension(fixed)
+    return {
+        scope: scope
+        if scope not in fixed
+        else f"{scope} = {fixed[scope]}"
+        if _is_multiple(scope, fixed[scope], dim)
+        else f"k = {fixed[scope]}, the last"
+        for scope in seen
+    }
+
+
+def _dimension(fixed: Mapping[str, int]) -> int | None:
+    """The least whole d whose multiples are the k of most scopes; none of them: None."""
+    fits = {
+        dim: sum(_is_multiple(scope, k, dim) for scope, k in fixed.items())
+        for dim in range(1, max(fixed.values(), default=0) + 1)
+    }
+    best = max(fits, key=fits.get, default=None)
+    return best if best is not None and fits[best] else None
+
+
+def _is_multiple(scope: str, seen: int, dim: int | None) -> bool:
+    return dim is not None and abs(_multiple(scope) * dim - seen) <= 0.5
 
 
 def _multiple(scope: str) -> float:
@@ -247,10 +258,9 @@ def plot_nearest(nearest: pd.DataFrame, sweep: str = "") -> Figure:
 
 def _in_two_lines(title: str) -> str:
     """``k = 2d = 16`` with the number below, ``mean over k`` in two halves."""
-    head, mark, tail = (
-        title.rpartition(" = ") if title.count(" = ") > 1 else title.partition(" over")
-    )
-    return f"{head}\n{mark.strip()}{' ' if mark == ' = ' else ''}{tail}"
+    if title.count(" = ") > 1:
+        return "\n= ".join(title.rsplit(" = ", 1))
+    return title.replace(" over", "\nover").replace(", ", ",\n")
 
 
 def _rows(table: pd.DataFrame) -> list[int]:

@@ -81,7 +81,7 @@ def plot_probe_attention(
     width = max(6.0, 0.22 * attention["token"].nunique()) + 1
     size = width * (1 if num_columns == 1 else 0.8), 2.4
     run = describe_run(task, model, seed)
-    figure, grid = panel_grid(len(panels), num_columns, size, extra=(0, 0.2), run=run)
+    figure, grid = panel_grid(len(panels), num_columns, size, extra=(0.0, 0.2), run=run)
     for axes, ((target, kind, units, seen), rows) in zip(grid, panels, strict=True):
         values = rows.pivot(index="layer", columns="token", values="attention")
         image = axes.imshow(values, aspect="auto", cmap="Blues", vmin=0, origin="lower")
@@ -89,7 +89,7 @@ def plot_probe_attention(
         prepare_axes(axes, title, "", "layer")
         axes.grid(visible=False)
         axes.set_yticks(range(len(values)), values.index, fontsize=7)
-        _token_ticks(axes.xaxis, values.shape[1], fontsize=6)
+        _token_ticks(axes.xaxis, values.shape[1], fontsize=6.0)
         figure.colorbar(image, ax=axes, label="attention")
     return figure
 
@@ -114,14 +114,14 @@ def plot_attention(
         axes.tick_params(colors=MUTED, labelsize=6)
         step = max(1, -(-num_tokens // 24))  # labels that do not touch
         for axis in (axes.xaxis, axes.yaxis):
-            _token_ticks(axis, num_tokens, step, fontsize=5)
+            _token_ticks(axis, num_tokens, step, fontsize=5.0)
     figure.supxlabel("attended token", fontsize=9, color=MUTED)
     figure.supylabel("attending token", fontsize=9, color=MUTED)
     figure.colorbar(image, ax=grid, label="mean attention", shrink=min(1.0, 2 / num_layers))
     return figure
 
 
-def _token_ticks(axis, num_tokens: int, step: int = 1, fontsize: float = 7) -> None:
+def _token_ticks(axis, num_tokens: int, step: int = 1, fontsize: float = 7.0) -> None:
     """Ticks x₁ y₁ …, upright on a horizontal axis; every ``step``-th, x-tokens first."""
     step = step if step == 1 else 2 * -(-step // 2)
     places = range(0, num_tokens, step)
@@ -152,7 +152,7 @@ def plot_controls(
         2 * len(targets),
         2,
         (6.5, 3.1),
-        extra=(0, 0.5),
+        extra=(0.0, 0.5),
         run=describe_run(task, model, seed),
         width_ratios=(2, 3),
     )

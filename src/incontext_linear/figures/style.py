@@ -41,10 +41,10 @@ _COLORS = {
 }
 _SHADES = {
     "ridge": ("#7a2e00", "#f5a66b", 1e-3, 1e2),
-    "gd": ("#8fdcc2", "#00543d", 1, 100),
-    "newton": ("#b9aaf0", "#3b2a94", 1, 30),
-    "knn": ("#e8b4d3", "#8f3d69", 1, 10),
-    "first": ("#6b1f2b", "#d98a94", 1, 10),
+    "gd": ("#8fdcc2", "#00543d", 1.0, 100.0),
+    "newton": ("#b9aaf0", "#3b2a94", 1.0, 30.0),
+    "knn": ("#e8b4d3", "#8f3d69", 1.0, 10.0),
+    "first": ("#6b1f2b", "#d98a94", 1.0, 10.0),
 }
 """Family → colours of a small and of a large number, and which numbers are small and large."""
 _DASHED = {"bayes": DASHES[1], "zero": DASHES[2], "knn_3_distance": DASHES[1]}
