@@ -8,6 +8,7 @@ with a JSON description in the file's header.
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ FORMAT = 1
 
 _HEADER_KEY = "incontext_linear"
 _TEMPORARY = ".tmp"
+_STALE = re.compile(rf"\..*\.[0-9a-f]{{32}}\{_TEMPORARY}.*")
 
 
 class UnreadableFileError(RuntimeError):
@@ -56,11 +58,17 @@ def replace_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def remove_temporaries(folder: Path) -> list[Path]:
-    """Remove what killed writers left below a folder that nobody writes to now; gives what was
+def remove_temporaries(folder: Path, below: bool = True) -> list[Path]:
+    """Remove what killed writers left in a folder that nobody writes to now; gives what was
     removed.
+
+    Args:
+        folder: where to look.
+        below: also in the folders below it.
     """
-    stale = [path for path in folder.rglob(f".*{_TEMPORARY}*") if path.is_file()]
+    find = folder.rglob if below else folder.glob
+    hidden = find(f".*{_TEMPORARY}*")
+    stale = [path for path in hidden if _STALE.fullmatch(path.name) and path.is_file()]
     for path in stale:
         path.unlink(missing_ok=True)
     return stale

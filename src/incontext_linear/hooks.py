@@ -3,6 +3,7 @@
 import importlib
 import logging
 import pkgutil
+from contextlib import ExitStack
 from typing import Any
 
 import click
@@ -13,10 +14,13 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
 from incontext_linear import pipelines
+from incontext_linear.environment import ConfigurationError, data_folder, read_configuration
 from incontext_linear.learner.saved import check_same_shape
+from incontext_linear.locks import LOCK_FILE, holds
 from incontext_linear.parameters import ParameterError, check_parameters
 from incontext_linear.phase_diagram.variants import PhaseDiagramError
 from incontext_linear.progress import announce
+from incontext_linear.session import VARIANT_IS_SET, sole_run
 from incontext_linear.training import TrainingDivergedError
 
 logger = logging.getLogger(__name__)
@@ -28,11 +32,22 @@ SELF_EXPLANATORY = (PhaseDiagramError, TrainingDivergedError)
 class ProjectChecks:
     """Stop a run that cannot succeed before it starts, with a message that says what to do."""
 
+    def __init__(self) -> None:
+        self._lock = ExitStack()
+
     @hook_impl(tryfirst=True)
     def after_context_created(self, context: KedroContext) -> None:
         """Check every parameter, also those of pipelines that will not run."""
+        loader = context.config_loader
         try:
-            self._parameters = check_parameters(context.config_loader["parameters"])
+            raw = read_configuration(loader, "parameters")
+            read_configuration(loader, "catalog")
+            self._data = data_folder(context.project_path, loader)
+            if "variant" in raw and "variant" not in (loader.runtime_params or {}):
+                raise click.ClickException(VARIANT_IS_SET)
+            self._parameters = check_parameters(raw)
+        except ConfigurationError as error:
+            raise click.ClickException(str(error)) from None
         except ParameterError as error:
             raise click.ClickException(f"The parameters are not valid:\n{error}") from None
 
@@ -41,13 +56,24 @@ class ProjectChecks:
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
     ) -> None:
         """Check that what the pipeline reads has been made, by a run with these parameters."""
+        if not (self._parameters.variant or holds(self._data / LOCK_FILE)):
+            # A session of Kedro's own class, made in a program: ours holds the lock already.
+            self._lock.enter_context(sole_run(self._data))
         self._check_inputs_exist(run_params, pipeline, catalog)
         if "learner" in pipeline.inputs():
             self._check_learner(catalog)
 
     @hook_impl(trylast=True)
+    def after_pipeline_run(self) -> None:
+        """Let others write."""
+        self._lock.close()
+
+    @hook_impl(trylast=True)
     def on_pipeline_error(self, error: Exception) -> None:
-        """On the command line, say without a traceback what its message alone explains."""
+        """Let others write. On the command line, say without a traceback what its message alone
+        explains.
+        """
+        self._lock.close()
         if isinstance(error, SELF_EXPLANATORY) and click.get_current_context(silent=True):
             raise click.ClickException(str(error)) from None
 
