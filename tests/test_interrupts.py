@@ -73,13 +73,21 @@ def test_ctrl_c_during_imports_is_one_line():
     assert error.strip() == "Interrupted before anything was begun."
 
 
-def test_signals_are_as_before_after_the_block_and_a_block_within_changes_nothing():
-    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
-    with pytest.raises(KeyboardInterrupt), interruptible():
-        outer = signal.getsignal(signal.SIGTERM)
+def handlers():
+    return [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+
+
+def terminated_within_two_blocks():
+    with interruptible():
+        outer = handlers()
         with interruptible():
-            assert signal.getsignal(signal.SIGTERM) is outer
+            assert handlers() == outer
             signal.raise_signal(signal.SIGTERM)
             time.sleep(1)
-    after = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
-    assert after == before
+
+
+def test_signals_are_as_before_after_the_block_and_a_block_within_changes_nothing():
+    before = handlers()
+    with pytest.raises(KeyboardInterrupt):
+        terminated_within_two_blocks()
+    assert handlers() == before

@@ -56,6 +56,13 @@ _env = click.option("--env", "-e", envvar="KEDRO_ENV", help="Kedro environment, 
     type=click.FloatRange(min=0, min_open=True),
     help="With --scheduler: how much of a worker's resource GPU a variant takes.",
 )
+@click.option(
+    "--worker-timeout",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    help="Seconds to wait for a worker before giving up.",
+)
 @click.pass_obj
 def run_command(
     metadata: ProjectMetadata,
@@ -64,6 +71,7 @@ def run_command(
     workers: int | None,
     scheduler: str | None,
     gpu_share: float | None,
+    worker_timeout: float,
 ) -> None:
     """Run what is missing of sweep NAME, has failed, or has other parameters by now."""
     if scheduler and workers:
@@ -71,9 +79,12 @@ def run_command(
     if gpu_share and not scheduler:
         raise click.UsageError("--gpu-share is for --scheduler; allowed on this machine: --workers")
     with _driver(metadata, env) as (driver, project, console):
-        status = driver.run_sweep(
-            project, name, driver.Cluster(scheduler, workers, gpu_share), console
-        )
+        cluster = driver.Cluster(scheduler, workers, gpu_share, worker_timeout)
+        try:
+            with interruptible(until_exit=True):
+                status = driver.run_sweep(project, name, cluster, console)
+        except KeyboardInterrupt:  # before or after what `run_sweep` puts in order itself
+            status = EXIT_STATUS
     raise SystemExit(status)
 
 

@@ -4,7 +4,6 @@ import os
 import signal
 
 import pytest
-
 from support.projects import await_, copy_project, kedro, mlflow_runs, snapshot, start, statuses
 
 TEST = ("run", "--env", "test")
@@ -34,7 +33,8 @@ def training(project):
         yield process
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
+        process.stdout.close()
 
 
 def checkpoints(project):
@@ -60,7 +60,8 @@ def test_a_second_run_is_refused_before_it_writes_and_a_terminated_one_is_killed
     assert statuses(project) == runs
     training.send_signal(signal.SIGTERM)
     training.send_signal(signal.SIGTERM)
-    output, _ = training.communicate(timeout=120)
+    training.wait(timeout=120)
+    output = training.stdout.read()
     assert training.returncode == 130, output
     assert "Traceback" not in output
     assert "goes on from the last checkpoint" in output
@@ -70,7 +71,7 @@ def test_a_second_run_is_refused_before_it_writes_and_a_terminated_one_is_killed
 
 def test_a_run_whose_terminal_is_closed_is_killed_in_mlflow(project, training):
     training.send_signal(signal.SIGHUP)
-    training.communicate(timeout=120)
+    training.wait(timeout=120)
     assert training.returncode == 130
     assert statuses(project)[-1] == "KILLED"
 
@@ -79,7 +80,7 @@ def test_the_next_run_ends_in_mlflow_what_a_killed_one_left_running_and_removes_
     project, training
 ):
     training.kill()
-    training.communicate()
+    training.wait()
     assert statuses(project)[-1] == "RUNNING"
     dead = mlflow_runs(project)[-1].info.run_id
     models = project / "data/test/06_models"

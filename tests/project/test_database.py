@@ -125,7 +125,8 @@ def test_a_file_that_is_no_database_is_named_and_an_empty_one_is_filled(tmp_path
 
 def test_what_a_killed_writer_left_in_the_journal_is_rolled_back(copy):
     script = (
-        "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('PRAGMA cache_size=1');"
+        "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1]);"
+        "c.execute('PRAGMA cache_size=1');"
         "c.execute('BEGIN'); c.execute('CREATE TABLE t (x)');"
         "c.executemany('INSERT INTO t VALUES (?)', ((os.urandom(3000),) for _ in range(200)));"
         "os.kill(os.getpid(), 9)"

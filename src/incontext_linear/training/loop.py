@@ -192,6 +192,7 @@ class TrainingRun:
         record: dict[str, Any] = {
             "seed": self.recipe.seed,
             "step": self.step,
+            "num_threads": torch.get_num_threads(),
             "training": self.recipe.training.model_dump(mode="json"),
             "history": [vars(row) for row in self.history],
         }
