@@ -6,7 +6,7 @@ name the parameter by its dotted name, what was given, and what is allowed.
 
 import json
 import re
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, NonNegativeInt, ValidationError
 
@@ -15,6 +15,7 @@ from incontext_linear.config import (
     Config,
     DataGenerationConfig,
     Device,
+    DistributionConfig,
     ModelConfig,
     TaskConfig,
     explain,
@@ -146,11 +147,11 @@ def _fields_at(path: list[str]) -> list[str]:
     schema: type[BaseModel] = Parameters
     for part in path:
         field = schema.model_fields.get(part)
-        if field is None or not (
-            isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-        ):
-            return ["kind", "scale", "shift"]
-        schema = field.annotation
+        members = (field.annotation, *get_args(field.annotation)) if field else ()
+        below = [m for m in members if isinstance(m, type) and issubclass(m, BaseModel)]
+        if not below:  # of a list's members: the only ones with names are a mixture's
+            return list(DistributionConfig.model_fields)
+        schema = below[0]
     return list(schema.model_fields)
 
 

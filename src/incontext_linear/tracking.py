@@ -22,6 +22,7 @@ from kedro_mlflow.framework.hooks.mlflow_hook import MlflowHook
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.environment_variables import MLFLOW_RUN_CONTEXT
+from mlflow.exceptions import MlflowException
 
 from incontext_linear.config import Config, flatten
 from incontext_linear.database import DatabaseError, database_file, ensure_database
@@ -117,7 +118,11 @@ class Tracking(MlflowHook):
         self, error: Exception, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
     ) -> None:
         """End the run as kedro-mlflow does: it failed, and was not interrupted."""
-        super().on_pipeline_error(error, run_params, pipeline, catalog)
+        try:
+            super().on_pipeline_error(error, run_params, pipeline, catalog)
+        except MlflowException as problem:  # such as a full disk, which is the error's cause too
+            reason = str(problem).partition("\n")[0]
+            logger.warning("MLflow could not be told that the run failed: %s", reason)
         atexit.unregister(end_open_runs)
 
 
