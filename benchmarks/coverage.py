@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from incontext_linear.checkpoints import load_learner
 from jaxtyping import Float
 from scipy import stats
 
+from incontext_linear.learner.saved import load_learner
 from incontext_linear.predictors import OrdinaryLeastSquares, Ridge
 from incontext_linear.statistics import (
     BootstrapConfig,

@@ -15,6 +15,7 @@ from incontext_linear.comparison.conditions import (
     measure_conditions,
     measure_structure,
 )
+from incontext_linear.comparison.divergence import predict_queries
 from incontext_linear.comparison.shifts import (
     InputScale,
     PromptLength,
@@ -23,10 +24,9 @@ from incontext_linear.comparison.shifts import (
     build_shifts,
 )
 from incontext_linear.config import ModelConfig, TaskConfig
-from incontext_linear.divergence import predict_queries
+from incontext_linear.learner.transformer import Transformer
 from incontext_linear.predictors import GradientDescent, OnePassSGD, OrdinaryLeastSquares, Ridge
 from incontext_linear.tasks import draw_prompts
-from incontext_linear.transformer import Transformer
 
 SHIFTS = build_shifts({"input_scale": (0.5, 1.0, 2.0), "query_scale": (1.0, 3.0)})
 SETTINGS = (0.9, 50, 0)

@@ -23,9 +23,9 @@ from incontext_linear.learner.registry import (
     read_config,
 )
 from incontext_linear.learner.tokens import joint_tokens, visible_tokens
+from incontext_linear.learner.transformer import Transformer
 from incontext_linear.predictors import OnePassSGD
 from incontext_linear.tasks import draw_prompts, generator
-from incontext_linear.transformer import Transformer
 
 SMALL = {
     "transformer": {"num_layers": 2, "num_heads": 2, "width": 8},

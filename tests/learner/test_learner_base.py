@@ -15,8 +15,8 @@ from incontext_linear.learner.base import (
     predict_from,
     residual_streams,
 )
+from incontext_linear.learner.transformer import Transformer
 from incontext_linear.tasks import draw_prompts, generator
-from incontext_linear.transformer import Transformer
 
 
 class PaperTransformer(Transformer):

@@ -18,6 +18,7 @@ from torch import Tensor
 from incontext_linear import construction
 from incontext_linear.comparison.verdict import Verdict
 from incontext_linear.config import ModelConfig, TaskConfig
+from incontext_linear.learner.transformer import Transformer
 from incontext_linear.predictors import (
     Averaging,
     Chebyshev,
@@ -37,7 +38,6 @@ from incontext_linear.predictors import (
 )
 from incontext_linear.predictors.validation import Number
 from incontext_linear.tasks import draw_prompts, generator
-from incontext_linear.transformer import Transformer
 
 NONE = "none of these"
 """The right answer for a learner that is in no family."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from incontext_linear.config import ModelConfig
 from incontext_linear.learner.base import check_size, draw_weights, predict_from
 from incontext_linear.learner.tokens import joint_tokens, visible_tokens
-from incontext_linear.transformer import Block
+from incontext_linear.learner.transformer import Block
 
 
 class JointConfig(ModelConfig):

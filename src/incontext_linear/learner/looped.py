@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from incontext_linear.config import ModelConfig
 from incontext_linear.learner.base import check_size, draw_weights, predict_from
-from incontext_linear.transformer import Block, tokenize
+from incontext_linear.learner.transformer import Block, tokenize
 
 
 class LoopedConfig(ModelConfig):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from incontext_linear.config import Config
 from incontext_linear.learner.base import check_size, draw_weights, predict_from
-from incontext_linear.transformer import tokenize
+from incontext_linear.learner.transformer import tokenize
 
 
 class RecurrentConfig(Config):

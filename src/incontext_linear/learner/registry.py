@@ -15,7 +15,7 @@ from incontext_linear.learner.joint import JointConfig, JointTransformer
 from incontext_linear.learner.linear_attention import LinearAttention, LinearAttentionConfig
 from incontext_linear.learner.looped import LoopedConfig, LoopedTransformer
 from incontext_linear.learner.recurrent import Recurrent, RecurrentConfig
-from incontext_linear.transformer import Transformer
+from incontext_linear.learner.transformer import Transformer
 
 
 class TransformerConfig(ModelConfig):
