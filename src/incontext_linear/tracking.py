@@ -76,7 +76,8 @@ class Tracking(MlflowHook):
         )
         if variant:  # runs of this variant whose worker was killed
             kill_open_runs(self.mlflow_config, variant.parent_run_id, variant.name)
-        elif holds(self._data / LOCK_FILE):  # so nobody else is at work there
+        elif holds(self._data / LOCK_FILE) and not self._already_active_mlflow:
+            # Nobody else is at work there.
             kill_dead_runs(self.mlflow_config, self._data)
         born_with = _variant_tags(variant) if variant else {DATA_TAG: str(self._data)}
         # Which runner is no fact about the run: there is but one, and its name is a memory address.

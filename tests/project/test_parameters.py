@@ -48,7 +48,7 @@ def test_the_parameters_of_every_environment_are_valid(env):
             3,
             r"task\.dmi: unknown parameter \(given 3\); allowed here: dim, num_examples",
         ),
-        ("variant", {"sweeep": "x"}, r"variant\.sweeep: unknown .* allowed here: sweep, name, folder"),
+        ("variant", {"sweeep": "x"}, r"variant\.sweeep: unknown .* allowed here: sweep, name"),
         (
             "task.inputs",
             [{"kind": "normal", "scal": 2.0}],

@@ -134,7 +134,7 @@ def runs(path: Path, sweep: str) -> tuple[mlflow.entities.Run, list[mlflow.entit
     return parents[0], children
 
 
-def await_(condition, seconds: float = 60) -> None:
+def await_(condition, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
