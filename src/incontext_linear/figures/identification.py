@@ -9,7 +9,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from incontext_linear.figures.style import INK, MUTED, PALETTE, draw_curves, prepare_axes, styles
+from incontext_linear.figures.style import INK, MUTED, PALETTE, draw_curves, prepare_axes
 
 HOME = "home"
 FLOOR = 1e-6
@@ -155,10 +155,9 @@ def plot_shift_curves(distances: pd.DataFrame, num_candidates: int = 5) -> Figur
     num_rows = -(-len(shifts) // num_columns)
     figure = Figure(figsize=(14, 2.7 * num_rows + 0.6), layout="constrained")
     grid = figure.subplots(num_rows, num_columns, squeeze=False).flatten()
-    looks = styles(nearest)
     for axes, shift in zip(grid, shifts, strict=False):
         rows = shown[shown["shift"] == shift].rename(columns={"distance": "mean"})
-        draw_curves(axes, rows.sort_values("strength"), "strength", "candidate", looks)
+        draw_curves(axes, rows.sort_values("strength"), "strength", "candidate")
         axes.set_yscale("log")
         prepare_axes(axes, in_words(shift), "strength", "share of Var(y)")
     for axes in grid[len(shifts) :]:
