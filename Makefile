@@ -1,4 +1,4 @@
-# make run · make test · make quick · make lint · make viz · make mlflow · make bench
+# make run · make test · make quick · make lint · make hooks · make viz · make mlflow · make bench
 # Each sets up .venv first, from the exact versions in requirements.lock, unless that is done already.
 
 PYTHON ?= python3.11
@@ -34,10 +34,11 @@ test: setup ## run all tests
 quick: setup ## run the tests that take a minute together
 	$(BIN)/python -m pytest -m "not slow"
 
-lint: setup types ## check style, layers and types
+lint: setup ## check style, layers and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(MAKE) --no-print-directory types
 
 types: setup ## check types; known errors are in .basedpyright/baseline.json
 	$(BIN)/basedpyright --baselinemode=lock

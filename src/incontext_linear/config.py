@@ -189,6 +189,11 @@ class BootstrapConfig(Config):
     """Level of the intervals."""
     num_resamples: PositiveInt = 1000
 
+    @property
+    def tail(self) -> float:
+        """Probability on either side of an interval."""
+        return (1 - self.confidence) / 2
+
 
 def resolve_device(name: str) -> "torch.device":
     """``auto``: a GPU where there is one, else the CPU.

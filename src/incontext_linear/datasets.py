@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from kedro.io import AbstractDataset, DatasetError
 from kedro_datasets.matplotlib import MatplotlibDataset
-from kedro_datasets.pandas import ParquetDataset
+from kedro_datasets.pandas import CSVDataset, ParquetDataset
 from kedro_datasets_experimental.safetensors import SafetensorsDataset
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -133,6 +133,34 @@ class AtomicParquetDataset(ParquetDataset):
         replace_atomically(
             Path(self._filepath),
             lambda path: ParquetDataset(filepath=str(path), save_args=self._save_args).save(data),
+        )
+
+
+class AtomicCSVDataset(CSVDataset):
+    """A local CSV table; a write that fails half-way leaves the old one as it was.
+
+    Args:
+        filepath: where it lies.
+        load_args, save_args: of pandas, as for `CSVDataset`.
+        metadata: for other tools, such as kedro-viz.
+    """
+
+    def __init__(
+        self,
+        filepath: str,
+        load_args: dict[str, Any] | None = None,
+        save_args: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
+    ):
+        super().__init__(
+            filepath=filepath, load_args=load_args, save_args=save_args, metadata=metadata
+        )
+
+    def save(self, data: pd.DataFrame) -> None:
+        """Write to a file beside the target, which then takes its place."""
+        replace_atomically(
+            Path(self._filepath),
+            lambda path: CSVDataset(filepath=str(path), save_args=self._save_args).save(data),
         )
 
 

@@ -48,7 +48,7 @@ def predictions_by_name(table: pd.DataFrame) -> dict[str, Float[Tensor, "batch e
 
 
 def metric_history(steps: Iterable[int], values: Iterable[int | float]) -> MetricHistory:
-    """Pair steps with values; what is no finite number is no point."""
+    """Pair steps with values; values that are not finite are left out."""
     pairs = zip(steps, values, strict=True)
     return [
         {"step": int(step), "value": float(value)} for step, value in pairs if math.isfinite(value)

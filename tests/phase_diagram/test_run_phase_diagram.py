@@ -15,7 +15,7 @@ from incontext_linear.phase_diagram.variants import PhaseDiagramError
 from incontext_linear.pipelines.phase_diagram.nodes import select_variants
 
 # Kedro and MLflow run in this process, and warn of each other.
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 
 def kedro(project, *arguments):

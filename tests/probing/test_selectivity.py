@@ -14,7 +14,7 @@ from incontext_linear.probing import (
 )
 from incontext_linear.probing.config import ProbingConfig
 from incontext_linear.probing.fitting import PROBE_KEYS
-from incontext_linear.statistics import bootstrap_ratio, crossed_means, interval
+from incontext_linear.statistics import crossed_means, interval
 
 CONFIG = ProbingConfig(bootstrap=BootstrapConfig(num_resamples=200))
 LEARNER = {"moment": [1.0, 0.4, 0.1, 0.1], "least_squares": [1.0, 0.9, 0.8, 0.1]}
@@ -120,9 +120,3 @@ def test_resamples_are_paired_across_arrays_of_one_shape():
     values = np.random.default_rng(0).standard_normal((2, 30, 3))
     difference = crossed_means(values + 5, 100, seed=4) - crossed_means(values, 100, seed=4)
     np.testing.assert_allclose(difference, 5)
-
-
-def test_a_ratio_of_means_has_the_ratio_in_its_interval():
-    denominator = np.random.default_rng(0).random((100, 2)) + 0.5
-    table = bootstrap_ratio(denominator * [0.5, 2.0], denominator, 0.95, 100, seed=0)
-    np.testing.assert_allclose(table[["mean", "low", "high"]], [[0.5] * 3, [2.0] * 3])

@@ -50,6 +50,16 @@ def test_the_parameters_of_every_environment_are_valid(env):
             3,
             r"task\.dmi: unknown parameter \(given 3\); allowed here: dim, num_examples",
         ),
+        (
+            "variant",
+            {"sweeep": "x"},
+            r"variant\.sweeep: unknown .* allowed here: sweep, name, folder",
+        ),
+        (
+            "task.inputs",
+            [{"kind": "normal", "scal": 2.0}],
+            r"task\.inputs\.0\.scal: unknown .* allowed here: kind, scale, shift",
+        ),
         ("tsk", {"dim": 3}, r"tsk: unknown parameter .* allowed here: seed, device, task"),
         ("training.num_steps", "many", r"training\.num_steps: .*integer.*; given 'many'"),
         ("training.precision", "float16", r"training\.precision: .*'bfloat16'; given 'float16'"),

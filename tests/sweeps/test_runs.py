@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -25,8 +26,8 @@ from incontext_linear.sweeps import engine
 from incontext_linear.sweeps.config import SweepError
 from incontext_linear.sweeps.driver import Cluster, run_sweep, show_list, show_status
 from incontext_linear.sweeps.project import Project
-from incontext_linear.sweeps.state import NOTHING_YET, read_state, write_state
-from incontext_linear.sweeps.variants import Variant
+from incontext_linear.sweeps.state import NOTHING_YET, VariantFolder
+from incontext_linear.sweeps.variants import Variant, VariantTask
 
 # The driver runs in this process, and with it Kedro, MLflow and Dask, who warn of each other.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
@@ -205,30 +206,55 @@ def test_what_does_not_concern_training_is_run_again_without_training(path, run)
     (path / "conf/test/sweeps.yml").write_text(SWEEPS)
 
 
-def first_variant(path: Path, sweep: str) -> tuple[Variant, Path]:
+def first_variant(path: Path, sweep: str) -> tuple[Variant, VariantFolder]:
     project = Project(path, "test")
     variant = project.variants(sweep, project.sweep(sweep))[0]
-    return variant, project.folder(sweep) / variant.folder
+    return variant, project.folder(sweep).of(variant.folder)
 
 
 def checkpoint_folder(path: Path, sweep: str) -> Path:
     """Where its first variant keeps its checkpoints."""
     variant, folder = first_variant(path, sweep)
-    chosen = variant.parameters
-    name = chosen.recipe.fingerprint
-    place = path / folder / "06_models/checkpoints" / name
+    place = folder.path / "06_models/checkpoints" / variant.parameters.recipe.fingerprint
     place.mkdir(parents=True, exist_ok=True)
     return place
 
 
-def test_a_damaged_learner_is_trained_again(path, run):
-    from incontext_linear.sweeps.variant_run import LEARNER_FILE, is_trained
+def test_a_damaged_learner_is_trained_again_and_so_is_one_of_other_threads(path, run):
+    from incontext_linear.sweeps.variant_run import _learner, is_trained
 
     variant, folder = first_variant(path, "tiny")
-    file = path / folder / LEARNER_FILE
-    assert is_trained(file, variant.parameters)
-    file.write_bytes(file.read_bytes()[:-1])
-    assert not is_trained(file, variant.parameters)
+    learner, recipe = (
+        _learner(VariantTask(variant, folder, "test", None)),
+        variant.parameters.recipe,
+    )
+    assert learner.load().record["num_threads"] == 1
+    assert is_trained(learner, recipe, 1)
+    assert not is_trained(learner, recipe, 2)
+    file = folder.path / "06_models/learner.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[:-1])
+    assert not is_trained(learner, recipe, 1)
+    file.write_bytes(content)
+
+
+def test_the_learner_is_looked_for_where_the_catalog_keeps_it(path, run):
+    from incontext_linear.sweeps.variant_run import _learner, is_trained
+
+    variant, folder = first_variant(path, "tiny")
+    catalog = path / "conf/base/catalog.yml"
+    before = catalog.read_text()
+    catalog.write_text(
+        before.replace("06_models/learner.safetensors", "06_models/moved.safetensors")
+    )
+    try:
+        learner = _learner(VariantTask(variant, folder, "test", None))
+        assert not is_trained(learner, variant.parameters.recipe, 1)
+        models = folder.path / "06_models"
+        shutil.copy(models / "learner.safetensors", models / "moved.safetensors")
+        assert is_trained(learner, variant.parameters.recipe, 1)
+    finally:
+        catalog.write_text(before)
 
 
 def test_a_variant_that_fails_before_its_first_node_leaves_no_run_to_the_next_one(
@@ -239,15 +265,8 @@ def test_a_variant_that_fails_before_its_first_node_leaves_no_run_to_the_next_on
     variant, _ = first_variant(path, "broken")
     client = mlflow.MlflowClient(f"sqlite:///{path}/mlflow.db")
     parent = client.create_run("0", tags={"sweep": "refused"}).info.run_id
-    identity = {
-        "sweep": "refused",
-        "name": variant.name,
-        "folder": "data/test/sweeps/refused",
-        "seed": 3,
-    }
-    identity |= {"axes": variant.axes, "parent_run_id": parent}
-    task = {"project": str(path), "env": "test", "record": variant.record, "num_threads": None}
-    task["runtime_params"] = variant.overrides | {"variant": identity}
+    folder = VariantFolder(path, Path("data/test/sweeps/refused"))
+    task = VariantTask(replace(variant, sweep="refused"), folder, "test", parent)
 
     def refuse(tags):
         raise mlflow.MlflowException("no answer")
@@ -397,7 +416,7 @@ def test_what_cannot_run_is_said_before_anything_starts(path, run, monkeypatch):
 def test_what_a_killed_driver_left_as_running_was_interrupted(path, run, monkeypatch):
     monkeypatch.setattr(engine, "_CONNECT_TIMEOUT", 1)
     variant, folder = first_variant(path, "unbroken")
-    write_state(path / folder, variant.record | NOTHING_YET)
+    folder.write(variant.record | NOTHING_YET)
     with pytest.raises(SweepError, match="no Dask scheduler answers there"):
         run_sweep(
             Project(path, "test"),
@@ -405,16 +424,17 @@ def test_what_a_killed_driver_left_as_running_was_interrupted(path, run, monkeyp
             Cluster("tcp://127.0.0.1:9"),
             Console(file=io.StringIO()),
         )
-    assert read_state(path / folder)["status"] == "interrupted"
+    assert folder.read()["status"] == "interrupted"
 
 
 def test_a_sweep_that_cannot_be_run_does_not_hide_the_others_in_the_list(path, run):
-    (path / "conf/test/sweeps.yml").write_text(SWEEPS)
+    (path / "conf/test/sweeps.yml").write_text(SWEEPS + "malformed: {axes: {}}\n")
     console = Console(width=250, file=io.StringIO())
-    with pytest.raises(SweepError, match="invalid"):
+    with pytest.raises(SweepError, match=r"(?s)invalid.*malformed\.axes: dictionary should have"):
         show_list(Project(path, "test"), console)
     lines = console.file.getvalue().splitlines()
     assert any("invalid" in line and "not valid" in line for line in lines)
+    assert any("malformed" in line and "not valid" in line for line in lines)
     assert any("diverging" in line and "not valid" not in line for line in lines)
 
 

@@ -5,7 +5,6 @@ linear the learner is in the query. Tables and tensors by name in, tidy tables o
 """
 
 from collections.abc import Mapping
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -148,9 +147,8 @@ def linearity_curve(
     learner_weights: Tensors, comparison: ComparisonConfig, seed: int
 ) -> pd.DataFrame:
     """How linear the learner is in the query: R² of its implicit weights, against examples seen."""
-    bootstrap = comparison.bootstrap
-    settings = bootstrap.confidence, bootstrap.num_resamples, seed
-    return curve(learner_weights["r_squared"], {"predictor": LEARNER}, *settings)
+    labels = {"predictor": LEARNER}
+    return curve(learner_weights["r_squared"], labels, comparison.bootstrap, seed)
 
 
 def describe_nearest(spd: pd.DataFrame, prompts: Tensors) -> str:
@@ -187,14 +185,10 @@ def _curves(
     values: Mapping[str, Tensor], scale: float, comparison: ComparisonConfig, seed: int
 ) -> pd.DataFrame:
     """One curve a predictor; ``scale`` is the size of what predicting 0 would give."""
-    bootstrap = comparison.bootstrap
-    draw = partial(
-        curve,
-        confidence=bootstrap.confidence,
-        num_resamples=bootstrap.num_resamples,
-        seed=seed,
-    )
-    tables = [draw(value, {"predictor": name}) for name, value in values.items()]
+    tables = [
+        curve(value, {"predictor": name}, comparison.bootstrap, seed)
+        for name, value in values.items()
+    ]
     table = pd.concat(tables, ignore_index=True)
     # What is not a number has diverged too.
     return table.assign(diverged=~np.less_equal(table["mean"], DIVERGED * scale))

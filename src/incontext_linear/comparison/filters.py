@@ -30,9 +30,9 @@ from incontext_linear.comparison.filter_families import (
     cutoffs,
     fit_family,
 )
-from incontext_linear.config import Config, OpenFraction, TaskConfig
+from incontext_linear.config import BootstrapConfig, Config, OpenFraction, TaskConfig
 from incontext_linear.predictors import Predictor
-from incontext_linear.statistics import bootstrap_ratio, interval
+from incontext_linear.statistics import interval, ratio_interval
 from incontext_linear.tasks import draw_prompts, generator
 
 # Eigenvalues below this share of a prompt's largest one are zero: fewer examples than dimensions.
@@ -232,9 +232,10 @@ def prompt_ratios(
 ) -> pd.DataFrame:
     """Bootstrapped ratios of sums over prompts; of nothing to nothing: not a number."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        return bootstrap_ratio(
-            numerator, denominator, config.confidence, config.num_resamples, seed
+        bootstrap = BootstrapConfig(
+            confidence=config.confidence, num_resamples=config.num_resamples
         )
+        return ratio_interval(numerator, denominator, bootstrap, seed)
 
 
 def filter_bins(

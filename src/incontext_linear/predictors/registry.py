@@ -4,7 +4,6 @@ A type is a name of this package, or the dotted path of your own class,
 ``my_package.my_module.MyPredictor``.
 """
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,10 +11,19 @@ from typing import Any
 from pydantic import ConfigDict
 
 from incontext_linear.config import Config, TaskConfig
+from incontext_linear.dotted import import_dotted
 from incontext_linear.predictors.averaging import Averaging
 from incontext_linear.predictors.base import Predictor
 from incontext_linear.predictors.bayes import BayesPosteriorMean, DiscreteMMSE
+from incontext_linear.predictors.decaying_sgd import DecayingSGD
 from incontext_linear.predictors.gradient import GradientDescent, OnePassSGD
+from incontext_linear.predictors.iterative import (
+    Chebyshev,
+    ConjugateGradients,
+    HeavyBall,
+    PreconditionedGradientDescent,
+    Richardson,
+)
 from incontext_linear.predictors.least_squares import FirstExamples, OrdinaryLeastSquares, Ridge
 from incontext_linear.predictors.neighbors import NearestNeighbors
 from incontext_linear.predictors.newton import IterativeNewton
@@ -29,7 +37,13 @@ PREDICTORS: dict[str, type] = {
         FirstExamples,
         BayesPosteriorMean,
         GradientDescent,
+        HeavyBall,
+        Richardson,
+        Chebyshev,
+        ConjugateGradients,
+        PreconditionedGradientDescent,
         OnePassSGD,
+        DecayingSGD,
         NearestNeighbors,
         IterativeNewton,
         Averaging,
@@ -102,26 +116,28 @@ def build_predictor(name: str, spec: Mapping[str, Any], task: TaskConfig) -> Pre
             )
         arguments = dict(spec)
         kind = _find(arguments.pop("type"))
-        predictor = kind(**_complete(kind, arguments, task))
-        if not callable(predictor):
-            raise ValueError(f"{kind.__name__} is no predictor: it cannot be called with (xs, ys)")
-        return predictor
+        return kind(**_complete(kind, arguments, task))
     except (TypeError, ValueError) as error:  # TypeError: of someone's own constructor
         raise ValueError(f"baseline {name!r}: {error}") from error
 
 
-def _find(kind: Any) -> Callable[..., Predictor]:
-    """The class that a type names."""
+def _find(kind: Any) -> type[Predictor]:
+    """The class that a type names. Nothing but a predictor's class is ever called."""
     kind = str(kind)
     if kind in PREDICTORS:
         return PREDICTORS[kind]
-    module, _, attribute = kind.rpartition(".")
-    if not module:
+    if "." not in kind:
         raise ValueError(f"unknown type {kind!r}; {_available()}")
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        found = import_dotted(kind)
+    except ValueError as error:
         raise ValueError(f"cannot import the type {kind!r} ({error}); {_available()}") from error
+    if not (isinstance(found, type) and issubclass(found, Predictor)):
+        raise ValueError(
+            f"{kind!r} is no predictor: allowed is a class whose instances can be called with "
+            "(xs, ys)"
+        )
+    return found
 
 
 def _complete(

@@ -30,7 +30,7 @@ from incontext_linear.learner.saved import Learner
 from incontext_linear.probing.config import INTERVENTIONS, RANDOM, ProbingConfig
 from incontext_linear.probing.readouts import MAKE_PROBES, LinearReadout, unpack_readout
 from incontext_linear.probing.selection import FITTED_ON, Selection, identify
-from incontext_linear.statistics import bootstrap_ratio
+from incontext_linear.statistics import ratio_interval
 from incontext_linear.tasks import generator
 
 NO_TARGET = "all"
@@ -349,9 +349,8 @@ def movement_table(movements: Movements, bootstrap: BootstrapConfig, seed: int) 
     predictions = torch.stack(list(movements.edited.values()), dim=1).double().cpu().numpy()
     start, goal = (values.double().cpu().numpy()[:, None] for values in movements[:2])
     whole = np.broadcast_to((goal - start) ** 2, predictions.shape)
-    settings = bootstrap.confidence, bootstrap.num_resamples, seed
-    fraction = bootstrap_ratio((predictions - start) * (goal - start), whole, *settings)
-    distance = bootstrap_ratio((predictions - goal) ** 2, whole, *settings)
+    fraction = ratio_interval((predictions - start) * (goal - start), whole, bootstrap, seed)
+    distance = ratio_interval((predictions - goal) ** 2, whole, bootstrap, seed)
     keys = pd.DataFrame(list(movements.edited), columns=["method", "target", "layer"])
     distance.columns = ["distance", "distance_low", "distance_high"]
     table = pd.concat((keys, fraction.rename(columns={"mean": "fraction"}), distance), axis=1)

@@ -160,6 +160,6 @@ def _nearest(
     """
     best = table.loc[table.groupby("layer", sort=False)["mean"].idxmin()].reset_index(drop=True)
     chosen = numbers[resampled.reshape(len(resampled), -1, len(numbers)).argmin(-1)]
-    low, high = interval(chosen.astype(float), confidence)
+    low, high = interval(chosen.astype(float), confidence, discrete=True)
     columns = ["algorithm", "examples_seen", "layer", "steps", "mean"]
     return best[columns].rename(columns={"steps": "nearest_steps"}).assign(low=low, high=high)

@@ -19,7 +19,7 @@ from torch import Tensor
 from incontext_linear.probing.config import ProbingConfig
 from incontext_linear.probing.fitting import PROBE_KEYS, Split
 from incontext_linear.probing.selection import Selection
-from incontext_linear.statistics import bootstrap_mean, crossed_means, interval
+from incontext_linear.statistics import crossed_means, interval, mean_interval
 
 GROUP = ["target", "kind", "hidden_units", "examples_seen"]
 """What is read, and how: all of a probe's keys but its learner and layer."""
@@ -88,7 +88,9 @@ def selectivity_tables(
         layers[group] = _first_half(
             np.vstack((point[columns], resamples[:, columns])), numbers, low[largest] > 0
         )
-        bounds = [bound.item() for bound in interval(layers[group][1:, None], confidence)]
+        bounds = [
+            bound.item() for bound in interval(layers[group][1:, None], confidence, discrete=True)
+        ]
         row = [*group, layers[group][0], *bounds, point[largest]]
         found.append(
             dict(zip([*GROUP, "layer", "low", "high", "largest_selectivity"], row, strict=True))
@@ -124,7 +126,7 @@ def overlap_table(selection: Selection, config: ProbingConfig, seed: int) -> pd.
         return pd.DataFrame(columns=names)
     bootstrap = config.bootstrap
     values = torch.stack(errors, 1).cpu().numpy()
-    means = bootstrap_mean(values, bootstrap.confidence, bootstrap.num_resamples, seed)
+    means = mean_interval(values, bootstrap, seed)[["mean", "low", "high"]]
     return pd.concat((pd.DataFrame(rows), means.rename(columns={"mean": "squared_error"})), axis=1)
 
 
@@ -157,7 +159,9 @@ def _order_table(
             if earlier[1:] != later[1:] or list(layers).index(earlier) >= list(layers).index(later):
                 continue
             difference = second - first
-            low, high = (b.item() for b in interval(difference[1:, None], confidence))
+            low, high = (
+                b.item() for b in interval(difference[1:, None], confidence, discrete=True)
+            )
             before = np.nan if np.isnan(difference[0]) else float((difference[1:] > 0).mean())
             rows.append([earlier[0], later[0], *earlier[1:], difference[0], low, high, before])
     names = ["earlier", "later", *GROUP[1:], "difference", "low", "high", "share_before"]

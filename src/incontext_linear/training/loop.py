@@ -199,10 +199,29 @@ class TrainingRun:
         record: dict[str, Any] = {
             "seed": self.recipe.seed,
             "step": self.step,
+            "num_threads": torch.get_num_threads(),
             "training": self.recipe.training.model_dump(mode="json"),
             "history": [vars(row) for row in self.history],
         }
         return Learner(model.eval(), self.recipe.task, record)
+
+
+def _start(run: TrainingRun, checkpoints: CheckpointStore | None) -> None:
+    """Go on from the newest checkpoint that can be used; else begin."""
+    for checkpoint in checkpoints.readable(run.name) if checkpoints else ():
+        try:
+            run.start(checkpoint)
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            logger.warning(
+                "Passing over the checkpoint at step %d, which does not fit: %s",
+                checkpoint.step,
+                (str(error) or type(error).__name__).splitlines()[0],
+            )
+            run.step, run.history = 0, []
+            continue
+        logger.info("Training goes on from the checkpoint at step %d", run.step)
+        return
+    run.start(None)
 
 
 def train(
@@ -228,9 +247,7 @@ def train(
         ValueError: if the device is not there, or processes cannot share the batch evenly.
     """
     run, training = TrainingRun(recipe, device), recipe.training
-    run.start(checkpoints.latest(run.name) if checkpoints else None)
-    if run.step:
-        logger.info("Training goes on from the checkpoint at step %d", run.step)
+    _start(run, checkpoints)
     try:
         while run.step < training.num_steps:
             report = run.advance()
