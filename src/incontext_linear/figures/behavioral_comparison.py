@@ -10,6 +10,7 @@ from incontext_linear.figures.style import (
     draw_curves,
     layer_axis,
     legend_beside,
+    log_scale,
     mark_dimension,
     panel_grid,
     prepare_axes,
@@ -39,7 +40,7 @@ def plot_divergences(
     for axes, (table, title, label) in zip(panels, shown, strict=True):
         # Before any example is seen, all predict close to 0: a log scale would show only that.
         draw_curves(axes, table[table["examples_seen"] > 0], "examples_seen", "predictor")
-        axes.set_yscale("log")
+        log_scale(axes)
         layer_axis(axes)
         prepare_axes(axes, title, "examples seen, k", label)
         mark_dimension(axes, task.dim)
@@ -64,7 +65,7 @@ def plot_risks(
     ordered = risk.iloc[np.argsort(risk["predictor"] == LEARNER, kind="stable")]
     lifted = ordered.assign(**ordered[["mean", "low", "high"]].clip(lower=floor))
     draw_curves(left, lifted, "examples_seen", "predictor")
-    left.set_yscale("log")
+    log_scale(left)
     prepare_axes(left, "Squared error against the label", "examples seen, k", "mean squared error")
     if (risk["mean"] < floor).any():
         left.set_ylim(bottom=floor / 1.5)
@@ -74,7 +75,7 @@ def plot_risks(
     shown = linearity[linearity["examples_seen"] > 0]
     unexplained = shown.assign(mean=1 - shown["mean"], low=1 - shown["high"], high=1 - shown["low"])
     draw_curves(right, unexplained, "examples_seen", "predictor")
-    right.set_yscale("log")
+    log_scale(right)
     title = f"How far from linear the {algorithm_name(LEARNER)} is"
     prepare_axes(right, title, "examples seen, k", "1 − R² of its implicit weights")
     for axes in (left, right):

@@ -16,6 +16,7 @@ from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from incontext_linear.construction.config import ConstructionConfig
 from incontext_linear.figures.style import (
     DASHES,
     GRID,
@@ -26,6 +27,7 @@ from incontext_linear.figures.style import (
     panel_grid,
     prepare_axes,
 )
+from incontext_linear.figures.words import program_name
 
 AXIS_LABELS = {
     "saturation": "attention saturation (lead of the score)",
@@ -38,9 +40,9 @@ LARGE = 1e3
 """Entries above this are the padding: they are drawn as a symbol, not as a colour."""
 
 
-def plot_sizes(sizes: pd.DataFrame) -> Figure:
+def plot_sizes(sizes: pd.DataFrame, construction: ConstructionConfig) -> Figure:
     """Layers, hidden rows and MLP width against d, a curve a program."""
-    figure, panels = panel_grid(3, 3, (3.7, 4.1), extra=(2.0, 0.3))
+    figure, panels = panel_grid(3, 3, (3.7, 4.1), extra=(2.4, 0.3), run=_built(construction))
     for axes, (size, label) in zip(panels, SIZE_LABELS.items(), strict=True):
         _curves(axes, sizes, "dim", size)
         axes.set_xscale("log", base=2)
@@ -55,11 +57,16 @@ def plot_sizes(sizes: pd.DataFrame) -> Figure:
     return figure
 
 
-def plot_errors(errors: pd.DataFrame) -> Figure:
+def plot_errors(errors: pd.DataFrame, construction: ConstructionConfig) -> Figure:
     """Relative error against d: a panel a dtype, a curve a program, the targets dotted."""
     dtypes = list(dict.fromkeys(errors["dtype"]))
     figure, panels = panel_grid(
-        len(dtypes), len(dtypes), (4.75, 4.1), extra=(2.0, 0.3), sharey=True
+        len(dtypes),
+        len(dtypes),
+        (4.75, 4.1),
+        extra=(2.4, 0.3),
+        run=_built(construction),
+        sharey=True,
     )
     for axes, dtype in zip(panels, dtypes, strict=True):
         _curves(axes, errors[errors["dtype"] == dtype], "dim", "relative_error")
@@ -133,6 +140,14 @@ def plot_hidden_matrix(trace: pd.DataFrame) -> Figure:
     return figure
 
 
+def _built(construction: ConstructionConfig) -> str:
+    """Which prompts and how many steps the programs are built for."""
+    return (
+        f"prompts of {construction.num_examples} examples · {construction.num_steps} steps of "
+        "batch gradient descent"
+    )
+
+
 def _draw_matrix(axes: Axes, values: np.ndarray, before: np.ndarray | None) -> None:
     """One panel: colours and numbers; boxes around the entries that differ from the panel
     before.
@@ -177,7 +192,7 @@ def _curves(axes: Axes, table: pd.DataFrame, x: str, y: str) -> None:
         axes.plot(
             rows[x],
             rows[y],
-            label=name.replace("_", " "),
+            label=program_name(str(name)),
             marker=marker,
             markersize=6.5 - place,
             linewidth=2.2 - 0.3 * place,
@@ -191,15 +206,14 @@ def main() -> None:
     0.
     """
     from incontext_linear.construction import measurements
-    from incontext_linear.construction.config import ConstructionConfig
 
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path)
     folder, config = parser.parse_args().folder, ConstructionConfig()
     figures = {
         "hidden_matrix": plot_hidden_matrix(measurements.trace_gradient_step(seed=0)),
-        "sizes": plot_sizes(measurements.size_table(config)),
-        "errors": plot_errors(measurements.error_table(config, seed=0)),
+        "sizes": plot_sizes(measurements.size_table(config), config),
+        "errors": plot_errors(measurements.error_table(config, seed=0), config),
         "constants": plot_constants(measurements.constants_table(config, seed=0)),
     }
     for name, figure in figures.items():

@@ -23,6 +23,7 @@ from incontext_linear.figures.style import (
     draw_curves,
     layer_axis,
     legend_beside,
+    log_scale,
     panel_grid,
     prepare_axes,
     styles,
@@ -143,7 +144,7 @@ def plot_axis_divergences(
     for axes, (title, rows) in zip(grid, panels, strict=True):
         axis = rows["axis"].iloc[0]
         draw_curves(axes, rows, "coordinate", "predictor", marker="o", markersize=3.5)
-        axes.set_yscale("log")
+        log_scale(axes)
         _scale_axis(axes, axis, sorted(set(rows["coordinate"])))
         prepare_axes(axes, title, axis_label(axis), f"SPD({algorithm_name(LEARNER)}, algorithm)")
         axes.set_title(title, loc="left", fontsize=11, color=INK, fontweight="bold", pad=34)

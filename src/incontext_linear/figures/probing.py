@@ -23,6 +23,7 @@ from incontext_linear.figures.style import (
     draw_curves,
     layer_axis,
     legend_below,
+    log_scale,
     panel_grid,
     prepare_axes,
     styles,
@@ -31,6 +32,7 @@ from incontext_linear.figures.words import (
     describe_constructed,
     describe_run,
     method_name,
+    program_name,
     readout_name,
     target_name,
     token_names,
@@ -61,7 +63,7 @@ def plot_probe_scores(
     for axes, ((kind, units, seen), rows) in zip(grid, panels, strict=True):
         table = rows.rename(columns={"squared_error": "mean"})
         draw_curves(axes, table, "layer", "target", target_name)
-        axes.set_yscale("log")
+        log_scale(axes)
         layer_axis(axes)
         axes.axhline(1.0, color=MUTED, linewidth=0.9, linestyle=":")
         prepare_axes(axes, f"{readout_name(kind, units)}, k = {seen}", LAYER, LEFT_OF_VARIANCE)
@@ -216,7 +218,9 @@ def plot_selectivity(
     figure, grid = panel_grid(len(panels), 3, (4.6, 4.0), run=run, sharey=True)
     looks = styles(selectivity["target"])
     for axes, (keys, rows) in zip(grid, panels, strict=True):
-        found = appearances.loc[(appearances[names] == keys).all(axis=1)].set_index("target")
+        found = appearances.loc[
+            (appearances[names] == pd.Series(keys, names)).all(axis=1)
+        ].set_index("target")
         for target, curve in rows.groupby("target", sort=False):
             look, measure = looks[target], ("selectivity", "low", "high")
             draw_curve(axes, curve, "layer", look, target_name(target), measure)
@@ -244,7 +248,7 @@ def plot_movements(
     longest = causality["examples_seen"].max()
     table = causality[causality["examples_seen"] == longest]
     targets = [target for target in dict.fromkeys(table["target"]) if target != NO_TARGET]
-    targets = targets or [NO_TARGET]
+    targets = targets or [NO_TARGET]  # none of the interventions follows a probe
     run = describe_run(task, model, seed)
     figure, grid = panel_grid(
         2 * len(targets), len(targets), (5.6, 3.7), extra=(1.0, 0.8), run=run, sharex=True
@@ -305,7 +309,10 @@ def _movement_curves(axes: Axes, table: pd.DataFrame, target: str, measure: Sequ
     """One curve a method: the measure (middle, low, high) of its interventions on a target, against
     layer.
     """
-    rows = table[table["target"].isin([target, NO_TARGET])]
+    # Interchange of the context last: it is what the others may lie on.
+    rows = pd.concat(
+        [table[table["target"] == name] for name in dict.fromkeys((target, NO_TARGET))]
+    )
     looks = styles(rows["method"])
     for method, curve in rows.groupby("method", sort=False):
         look = looks[str(method)]
@@ -348,7 +355,7 @@ def plot_progress(
     for axes, name in zip(grid, names, strict=True):
         tables = (table[table["algorithm"] == name] for table in (shown, nearest))
         image = _progress_panel(axes, *tables, norm)
-        title = f"{name.replace('_', ' ')}, k = {longest}"
+        title = f"{program_name(name)}, k = {longest}"
         prepare_axes(axes, title, "steps m", LAYER)
         axes.grid(visible=False)
     grid[0].legend(fontsize=9, loc="upper left")

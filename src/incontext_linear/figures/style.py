@@ -20,11 +20,12 @@ from incontext_linear.tables import LEARNER
 INK, MUTED, GRID = "#1f2430", "#6b7280", "#e5e7eb"
 # Okabe and Ito's palette: distinguishable with the common forms of colour blindness.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7b61c9")
+LEARNER_COLOR = "#111827"
 LARGEST_DRAWN = 1e12
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)))
 
 _COLORS = {
-    LEARNER: "#111827",
+    LEARNER: LEARNER_COLOR,
     "ols": PALETTE[0],
     "bayes": PALETTE[5],
     "sgd": PALETTE[6],
@@ -47,7 +48,7 @@ _SHADES = {
     "first": ("#6b1f2b", "#d98a94", 1.0, 10.0),
 }
 """Family → colours of a small and of a large number, and which numbers are small and large."""
-_DASHED = {"bayes": DASHES[1], "zero": DASHES[2], "knn_3_distance": DASHES[1]}
+_DASHED = {"bayes": DASHES[1], "zero": DASHES[2], "interchange_context": DASHES[1]}
 
 
 def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -181,8 +182,10 @@ def draw_curves(
     """
     shown = without_diverged(table)
     for key, rows in shown.groupby(by, sort=False):
-        left_out = rows["mean"].isna() & table.loc[rows.index, "mean"].notna()
-        label = name(str(key)) + (" (diverges)" if left_out.any() else "")
+        whole = table.loc[rows.index]
+        left_out = rows["mean"].isna() & whole["mean"].notna()
+        diverges = left_out.any() or ("diverged" in table and whole["diverged"].any())
+        label = name(str(key)) + (" (diverges)" if diverges else "")
         draw_curve(axes, rows, x, _style(str(key)), label, **line)
 
 
@@ -195,6 +198,13 @@ def without_diverged(table: pd.DataFrame) -> pd.DataFrame:
         # An interval may reach further than its mean.
         values = values.clip(upper=10 * values["mean"].where(~table["diverged"]).max())
     return table.assign(**values.where(within))
+
+
+def log_scale(axes: Axes) -> None:
+    """A logarithmic vertical axis, if anything that is drawn is above 0."""
+    drawn = [np.asarray(line.get_ydata(), dtype=float) for line in axes.lines]
+    if any((values[np.isfinite(values)] > 0).any() for values in drawn):
+        axes.set_yscale("log")
 
 
 def mark_dimension(axes: Axes, dim: int) -> None:

@@ -36,6 +36,13 @@ _METHODS = {
     "interchange_attended": "interchange where the probe looks",
     "interchange_context": "interchange of the whole context",
 }
+_PROGRAMS = {
+    "gradient_step": "one gradient step",
+    "sherman_morrison": "one Sherman–Morrison update",
+    "one_pass_sgd": "one-pass SGD",
+    "gradient_descent": "batch gradient descent",
+    "iterative_newton": "iterative Newton",
+}
 _NAME = re.compile(r"^(?P<family>[a-z]+)_(?P<number>\d+(?:\.\d+)?(?:/\d+)?)(?P<rest>_[a-z]+)?$")
 
 
@@ -77,6 +84,11 @@ def method_name(name: str) -> str:
     if name.endswith("_random"):
         return f"random direction, norm of the {method_name(name.removesuffix('_random'))}"
     return _METHODS.get(name, name.rpartition(".")[2])
+
+
+def program_name(name: str) -> str:
+    """A constructed network's program, or an algorithm of several steps, in words."""
+    return _PROGRAMS.get(name, name.replace("_", " "))
 
 
 def readout_name(kind: str, hidden_units: int) -> str:

@@ -38,8 +38,18 @@ def create_pipeline(**kwargs) -> Pipeline:
             "construction_metrics",
             name="report_construction_metrics",
         ),
-        node(plot_sizes, sizes, "construction_size_figure", name="draw_sizes"),
-        node(plot_errors, errors, "construction_error_figure", name="draw_errors"),
+        node(
+            plot_sizes,
+            [sizes, "params:construction"],
+            "construction_size_figure",
+            name="draw_sizes",
+        ),
+        node(
+            plot_errors,
+            [errors, "params:construction"],
+            "construction_error_figure",
+            name="draw_errors",
+        ),
         node(plot_constants, constants, "construction_constant_figure", name="draw_constants"),
         node(
             plot_hidden_matrix,
