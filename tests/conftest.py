@@ -7,13 +7,17 @@ not at all.
 import os
 from importlib.util import find_spec
 
-import torch
-
+# Threads that wait for each other sleep instead of spinning, which costs tiny networks many times
+# their own work once anything else wants the cores. Must be set before PyTorch loads OpenMP.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("DO_NOT_TRACK", "1")
+
+import torch  # noqa: E402
+
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from jaxtyping import install_import_hook
+from jaxtyping import install_import_hook  # noqa: E402
 
 # Before the hook: Triton reads its kernels' source, and finds in it no checks that were put in.
 if find_spec("triton"):
