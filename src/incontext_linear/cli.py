@@ -5,13 +5,37 @@ from contextlib import contextmanager
 from typing import Any
 
 import click
-from kedro.framework.cli.project import run  # noqa: F401  (`python -m incontext_linear` looks for it here)
+from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.startup import ProjectMetadata
+
+from incontext_linear.interrupts import EXIT_STATUS, interruptible
+from incontext_linear.session import check_runner
 
 
 @click.group(name="incontext-linear")
 def cli() -> None:
-    """Commands of this project."""
+    """Commands of this project, among them ``run`` in place of Kedro's."""
+
+
+class RunCommand(click.Command):
+    """Kedro's ``run``, which ends in one line where it is interrupted or cannot begin."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run; exit with 130 after Ctrl-C, SIGTERM or SIGHUP."""
+        options = ctx.params
+        is_async = options["is_async"] or options["runner_params"].get("is_async", False)
+        check_runner(options["runner"] or "SequentialRunner", is_async)  # before one is made
+        try:
+            with interruptible(until_exit=True):
+                return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("Interrupted; the same command goes on from the last checkpoint.", err=True)
+            raise SystemExit(EXIT_STATUS) from None
+
+
+# `python -m incontext_linear` looks for it by this name.
+run = RunCommand("run", params=kedro_run.params, callback=kedro_run.callback, help=kedro_run.help)
+cli.add_command(run)
 
 
 @cli.group()
@@ -32,6 +56,13 @@ _env = click.option("--env", "-e", envvar="KEDRO_ENV", help="Kedro environment, 
     type=click.FloatRange(min=0, min_open=True),
     help="With --scheduler: how much of a worker's resource GPU a variant takes.",
 )
+@click.option(
+    "--worker-timeout",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    help="Seconds to wait for a worker before giving up.",
+)
 @click.pass_obj
 def run_command(
     metadata: ProjectMetadata,
@@ -40,6 +71,7 @@ def run_command(
     workers: int | None,
     scheduler: str | None,
     gpu_share: float | None,
+    worker_timeout: float,
 ) -> None:
     """Run what is missing of sweep NAME, has failed, or has other parameters by now."""
     if scheduler and workers:
@@ -47,9 +79,12 @@ def run_command(
     if gpu_share and not scheduler:
         raise click.UsageError("--gpu-share is for --scheduler; allowed on this machine: --workers")
     with _driver(metadata, env) as (driver, project, console):
-        status = driver.run_sweep(
-            project, name, driver.Cluster(scheduler, workers, gpu_share), console
-        )
+        cluster = driver.Cluster(scheduler, workers, gpu_share, worker_timeout)
+        try:
+            with interruptible(until_exit=True):
+                status = driver.run_sweep(project, name, cluster, console)
+        except KeyboardInterrupt:  # before or after what `run_sweep` puts in order itself
+            status = EXIT_STATUS
     raise SystemExit(status)
 
 

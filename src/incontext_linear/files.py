@@ -8,20 +8,26 @@ with a JSON description in the file's header.
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-FORMAT = 1
-"""Of the header: raised when an older version of this project could not read what is written."""
+FORMAT = 2
+"""Of the header. Raised when an older version of this project could not read what is written, or
+when a reader may rely on more: from 2 on there is a checksum, and a file without it is damaged.
+"""
 
 _HEADER_KEY = "incontext_linear"
 _TEMPORARY = ".tmp"
+_OS_ERROR = re.compile(r"os error (\d+)")
+_STALE = re.compile(rf"\..*\.[0-9a-f]{{32}}\{_TEMPORARY}.*")
 
 
 class UnreadableFileError(RuntimeError):
@@ -48,19 +54,40 @@ def replace_atomically(path: Path, write: Callable[[Path], None]) -> None:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
-        if error.errno is None:
+    except Exception as error:
+        number = _system_error(error, temporary)
+        if number is None:
             raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        raise OSError(number, os.strerror(number), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def remove_temporaries(folder: Path) -> list[Path]:
-    """Remove what killed writers left below a folder that nobody writes to now; gives what was
-    removed.
+def _system_error(error: BaseException | None, path: Path) -> int | None:
+    """The system's error behind one that a writer raised of the file: libraries wrap it, and
+    safetensors gives its number in words only.
     """
-    stale = [path for path in folder.rglob(f".*{_TEMPORARY}*") if path.is_file()]
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            known = error.filename in (None, str(path), str(path.parent))
+            return error.errno if known else None
+        if isinstance(error, SafetensorError) and (match := _OS_ERROR.search(str(error))):
+            return int(match[1])
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def remove_temporaries(folder: Path, below: bool = True) -> list[Path]:
+    """Remove what killed writers left in a folder that nobody writes to now; gives what was
+    removed.
+
+    Args:
+        folder: where to look.
+        below: also in the folders below it.
+    """
+    find = folder.rglob if below else folder.glob
+    hidden = find(f".*{_TEMPORARY}*")
+    stale = [path for path in hidden if _STALE.fullmatch(path.name) and path.is_file()]
     for path in stale:
         path.unlink(missing_ok=True)
     return stale
@@ -88,8 +115,9 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def write_tensors(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
     """Write tensors and their description atomically; identical content is left untouched."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = json.dumps({**description, "format": FORMAT}, sort_keys=True)
-    content = save(contiguous, metadata={_HEADER_KEY: header})
+    described = {**description, "format": FORMAT}
+    header = {**described, "checksum": _checksum(contiguous, described)}
+    content = save(contiguous, metadata={_HEADER_KEY: json.dumps(header, sort_keys=True)})
     if path.exists() and path.stat().st_size == len(content) and path.read_bytes() == content:
         return
     replace_atomically(path, lambda temporary: temporary.write_bytes(content) and None)
@@ -99,25 +127,41 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `write_tensors` wrote.
 
     Raises:
-        UnreadableFileError: if the file is truncated, was not written by `write_tensors`, or is of
-            a newer format than this version knows.
+        UnreadableFileError: in one line, if the file is truncated or otherwise damaged, was not
+            written by `write_tensors`, or is of a newer format than this version knows.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            description = json.loads((file.metadata() or {})[_HEADER_KEY])
+            description = dict(json.loads((file.metadata() or {})[_HEADER_KEY]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UnreadableFileError(
-            f"{path} is truncated or not a weights file of this project: {error}"
+            f"{path} is truncated or not a weights file of this project: {_first_line(error)}"
         ) from error
-    found = description.pop("format", 0)  # files from before formats had numbers
+    found = description.get("format", 0)  # files from before formats had numbers
     if not isinstance(found, int) or found > FORMAT:
         raise UnreadableFileError(
             f"{path} has format {found!r}, and this version of incontext-linear reads formats 0 to "
-            f"{FORMAT}: "
-            "update the package, or train the learner again"
+            f"{FORMAT}: update the package, or train the learner again"
         )
+    checksum = description.pop("checksum", None)
+    if (found > 1 or checksum) and checksum != _checksum(tensors, description):
+        raise UnreadableFileError(f"{path} is damaged: its checksum is not that of its content")
+    description.pop("format", None)
     return tensors, description
+
+
+def _checksum(tensors: dict[str, Tensor], description: dict[str, Any]) -> str:
+    """Of the values, names, dtypes and shapes of all tensors, and of the description."""
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def fingerprint(*configs: Any) -> str:

@@ -1,38 +1,79 @@
 """Kedro hooks: checks before anything is touched, and which node begins."""
 
+import errno
 import importlib
 import logging
 import pkgutil
+from contextlib import ExitStack
 from typing import Any
 
 import click
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
-from kedro.io import DataCatalog
+from kedro.io import DataCatalog, DatasetError
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
 from incontext_linear import pipelines
+from incontext_linear.environment import (
+    ConfigurationError,
+    data_folder,
+    read_configuration,
+    sole_run,
+)
+from incontext_linear.files import UnreadableFileError
 from incontext_linear.learner.saved import check_same_shape
+from incontext_linear.locks import LOCK_FILE, holds
 from incontext_linear.parameters import ParameterError, check_parameters
 from incontext_linear.phase_diagram.variants import PhaseDiagramError
 from incontext_linear.progress import announce
+from incontext_linear.session import VARIANT_IS_SET
 from incontext_linear.training import TrainingDivergedError
 
 logger = logging.getLogger(__name__)
 
-SELF_EXPLANATORY = (PhaseDiagramError, TrainingDivergedError)
+SELF_EXPLANATORY = (PhaseDiagramError, TrainingDivergedError, UnreadableFileError)
 """Errors of nodes that are not the project's but of what was asked of it."""
+
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+
+
+def _explain(error: BaseException | None) -> str | None:
+    """One line for an error, or a cause of it, that is not the project's: what was asked of it, a
+    damaged file, the disk. None: a defect, whose traceback is wanted.
+    """
+    while error is not None:
+        if isinstance(error, SELF_EXPLANATORY):
+            return str(error)
+        if isinstance(error, OSError) and error.errno in _DISK and error.filename:
+            return (
+                f"cannot write or read {error.filename}: {error.strerror}; what was there before "
+                "is as it was. Make room, or let this user write there, and run again"
+            )
+        error = error.__cause__ or error.__context__
+    return None
 
 
 class ProjectChecks:
     """Stop a run that cannot succeed before it starts, with a message that says what to do."""
 
+    def __init__(self) -> None:
+        self._lock = ExitStack()
+
     @hook_impl(tryfirst=True)
     def after_context_created(self, context: KedroContext) -> None:
         """Check every parameter, also those of pipelines that will not run."""
+        loader = context.config_loader
         try:
-            self._parameters = check_parameters(context.config_loader["parameters"])
+            raw = read_configuration(loader, "parameters")
+            read_configuration(loader, "catalog")
+            self._data = data_folder(context.project_path, loader)
+            if "variant" in raw and "variant" not in (loader.runtime_params or {}):
+                raise click.ClickException(VARIANT_IS_SET)
+            self._parameters = check_parameters(raw)
+        except ConfigurationError as error:
+            raise click.ClickException(str(error)) from None
         except ParameterError as error:
             raise click.ClickException(f"The parameters are not valid:\n{error}") from None
 
@@ -41,27 +82,43 @@ class ProjectChecks:
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
     ) -> None:
         """Check that what the pipeline reads has been made, by a run with these parameters."""
+        if not (self._parameters.variant or holds(self._data / LOCK_FILE)):
+            # A session of Kedro's own class, made in a program: ours holds the lock already.
+            self._lock.enter_context(sole_run(self._data))
         self._check_inputs_exist(run_params, pipeline, catalog)
         if "learner" in pipeline.inputs():
             self._check_learner(catalog)
 
     @hook_impl(trylast=True)
+    def after_pipeline_run(self) -> None:
+        """Let others write."""
+        self._lock.close()
+
+    @hook_impl(trylast=True)
     def on_pipeline_error(self, error: Exception) -> None:
-        """On the command line, say without a traceback what its message alone explains."""
-        if isinstance(error, SELF_EXPLANATORY) and click.get_current_context(silent=True):
-            raise click.ClickException(str(error)) from None
+        """Let others write. On the command line, say without a traceback what its message alone
+        explains.
+        """
+        self._lock.close()
+        says = _explain(error)
+        if says and click.get_current_context(silent=True):
+            raise click.ClickException(says) from None
 
     def _check_learner(self, catalog: DataCatalog) -> None:
         """A saved learner of another shape than the parameters say is from another run: stop.
 
         One that was trained on other prompts may be measured on these on purpose: warn.
         """
-        learner, expected = catalog.load("learner"), (self._parameters.task, self._parameters.model)
+        expected = (self._parameters.task, self._parameters.model)
         try:
+            learner = catalog.load("learner")
             check_same_shape("the saved learner", (learner.task, learner.model.config), expected)
+        except DatasetError as error:
+            raise click.ClickException(_explain(error) or str(error)) from None
         except ValueError as error:
             raise click.ClickException(
-                f"{error}; train one of that shape with the pipeline model_training"
+                f"{error}; train one of that shape with the pipeline model_training, which takes "
+                "the place of the saved one (copy its file first if you want to keep it)"
             ) from None
         trained, given = (task.flat("task") for task in (learner.task, self._parameters.task))
         other = [

@@ -1,20 +1,33 @@
 """Kedro's project settings."""
 
+import logging
 import os
 import warnings
+
+from incontext_linear.interrupts import quiet_start
 
 # Threads that wait for each other sleep instead of spinning: as fast on an idle machine, and
 # several times faster where other programs want the cores too. Must be set before PyTorch loads
 # OpenMP.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# Noise of one library about another, nothing that a user of this project can mend.
+# What one library says of another, or recommends though `session` refuses it: no news to a user.
 warnings.filterwarnings("ignore", message="(?s).*register_new_resolver")
+_NOISE = {
+    "py.warnings": "Add type hints to the `predict` method",
+    "kedro_mlflow.framework.hooks.mlflow_hook": "Registering new custom resolver",
+    "kedro.runner.sequential_runner": "Use the --async flag",
+}
+for _logger, _text in _NOISE.items():
+    logging.getLogger(_logger).addFilter(lambda r, text=_text: text not in r.getMessage())
 
-from incontext_linear.environment import CONFIG_LOADER_ARGS  # noqa: E402, F401
-from incontext_linear.hooks import ProjectChecks, Stages  # noqa: E402
-from incontext_linear.tracking import Tracking  # noqa: E402
+with quiet_start():
+    from incontext_linear.environment import CONFIG_LOADER_ARGS  # noqa: F401
+    from incontext_linear.hooks import ProjectChecks, Stages
+    from incontext_linear.session import ProjectSession
+    from incontext_linear.tracking import Tracking
 
+SESSION_CLASS = ProjectSession
 # Tracking stands in for kedro-mlflow's own hook, so the plugin must not register that one too.
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro_mlflow",)
 HOOKS = (ProjectChecks(), Tracking(), Stages())

@@ -2,13 +2,16 @@
 
 import atexit
 import json
+import logging
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
 import mlflow
+import torch
 from kedro.config import MissingConfigException
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
@@ -17,10 +20,21 @@ from kedro.pipeline import Pipeline
 from kedro_mlflow.config.kedro_mlflow_config import KedroMlflowConfig
 from kedro_mlflow.framework.hooks.mlflow_hook import MlflowHook
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from mlflow.environment_variables import MLFLOW_RUN_CONTEXT
+from mlflow.exceptions import MlflowException
+from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
 from incontext_linear.config import Config, flatten
+from incontext_linear.database import DatabaseError, database_file, ensure_database
+from incontext_linear.environment import data_folder
+from incontext_linear.locks import LOCK_FILE, LockedError, holds
 from incontext_linear.parameters import VariantConfig, show
+
+logger = logging.getLogger(__name__)
+
+DATA_TAG = "data_folder"
+"""The tag of a run that says where it writes."""
 
 
 class Tracking(MlflowHook):
@@ -43,6 +57,8 @@ class Tracking(MlflowHook):
             config["server"][name] = absolute_sqlite(uri, context.project_path)
         if config:
             loader["mlflow"] = config
+        self._data = data_folder(context.project_path, loader)
+        _ensure_database(config, context._package_name)
         super().after_context_created(context)
 
     def _log_param(self, name: str, value: Any) -> None:
@@ -61,7 +77,13 @@ class Tracking(MlflowHook):
         )
         if variant:  # runs of this variant whose worker was killed
             kill_open_runs(self.mlflow_config, variant.parent_run_id, variant.name)
-        with _born_with(_variant_tags(variant) if variant else {}):
+        elif holds(self._data / LOCK_FILE) and not self._already_active_mlflow:
+            # Nobody else is at work there.
+            kill_dead_runs(self.mlflow_config, self._data)
+        born_with = _variant_tags(variant) if variant else {DATA_TAG: str(self._data)}
+        # Which runner is no fact about the run: there is but one, and its name is a memory address.
+        run_params = {name: value for name, value in run_params.items() if name != "runner"}
+        with _born_with(born_with):
             super().before_pipeline_run(run_params, pipeline, catalog)
         if self.run_id is None:
             return
@@ -78,6 +100,7 @@ class Tracking(MlflowHook):
                 "mlflow.runName": " ".join([*env, "+".join(names), *settings]),
                 "pipeline": "+".join(names),
                 "git_commit": git_commit(Path(run_params["project_path"])),
+                "num_threads": str(torch.get_num_threads()),
             }
             | (_variant_tags(variant) if variant else {})
         )
@@ -97,7 +120,11 @@ class Tracking(MlflowHook):
         self, error: Exception, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
     ) -> None:
         """End the run as kedro-mlflow does: it failed, and was not interrupted."""
-        super().on_pipeline_error(error, run_params, pipeline, catalog)
+        try:
+            super().on_pipeline_error(error, run_params, pipeline, catalog)
+        except MlflowException as problem:  # such as a full disk, which is the error's cause too
+            reason = str(problem).partition("\n")[0]
+            logger.warning("MLflow could not be told that the run failed: %s", reason)
         atexit.unregister(end_open_runs)
 
 
@@ -140,11 +167,15 @@ def _variant_tags(variant: VariantConfig) -> dict[str, str]:
     return tags | ({"mlflow.parentRunId": variant.parent_run_id} if variant.parent_run_id else {})
 
 
-def _fields(name: str, value: Any) -> dict[str, Any]:
-    """A parameter's fields by dotted name; a plain value is its only field."""
+def _fields(name: str, value: Any) -> dict[str, str]:
+    """A parameter's fields by dotted name, as long as MLflow takes them; a plain value is its only
+    field.
+    """
     if isinstance(value, Config):
-        return value.flat(name)
-    return flatten(value, name) if isinstance(value, dict) else {name: value}
+        fields = value.flat(name)
+    else:
+        fields = flatten(value, name) if isinstance(value, dict) else {name: value}
+    return {field: str(value)[:MAX_PARAM_VAL_LENGTH] for field, value in fields.items()}
 
 
 def end_open_runs(status: str) -> None:
@@ -173,6 +204,20 @@ def git_commit(project: Path) -> str:
         return "unknown"
 
 
+def kill_dead_runs(config: KedroMlflowConfig, data: Path) -> None:
+    """Mark as killed the runs that say they are running and writing to a data folder whose lock
+    this process holds: they died without a word (SIGKILL, power).
+
+    Args:
+        config: kedro-mlflow's, set up.
+        data: the folder.
+    """
+    where = f"attributes.status = 'RUNNING' and tags.`{DATA_TAG}` = '{data}'"
+    for run in _search(config, where):
+        logger.warning("MLflow run %s died without an end: it is KILLED now", run.info.run_id)
+        _client(config).set_terminated(run.info.run_id, "KILLED")
+
+
 def kill_open_runs(
     config: KedroMlflowConfig, parent_run_id: str | None, variant: str | None = None
 ) -> None:
@@ -183,9 +228,34 @@ def kill_open_runs(
         parent_run_id: the sweep's run.
         variant: only this variant's; None: all.
     """
-    client: MlflowClient = config.server._mlflow_client
-    experiment = config.tracking.experiment._experiment.experiment_id
     where = f"attributes.status = 'RUNNING' and tags.mlflow.parentRunId = '{parent_run_id}'"
-    for run in client.search_runs([experiment], where):
+    for run in _search(config, where):
         if variant is None or run.data.tags.get("variant") == variant:
-            client.set_terminated(run.info.run_id, "KILLED")
+            _client(config).set_terminated(run.info.run_id, "KILLED")
+
+
+def _client(config: KedroMlflowConfig) -> MlflowClient:
+    return config.server._mlflow_client
+
+
+def _search(config: KedroMlflowConfig, where: str) -> list[Run]:
+    experiment = config.tracking.experiment._experiment.experiment_id
+    return list(_client(config).search_runs([experiment], where))
+
+
+def _ensure_database(config: dict[str, Any], package: str) -> None:
+    """Have MLflow's database made, or checked, if it is a file.
+
+    Raises:
+        click.ClickException: if it cannot be, or is not sound; the message says what to do.
+    """
+    path = database_file(config.get("server", {}).get("mlflow_tracking_uri"))
+    if path is None:
+        return
+    experiment = config.get("tracking", {}).get("experiment", {}).get("name") or package
+    try:
+        ensure_database(path, experiment)
+    except (DatabaseError, LockedError) as error:
+        raise click.ClickException(str(error)) from None
+    except OSError as error:
+        raise click.ClickException(f"cannot write {error.filename}: {error.strerror}") from None

@@ -111,7 +111,7 @@ def test_a_missing_argument_is_named():
 
 
 def test_what_cannot_be_called_is_no_predictor():
-    with pytest.raises(ValueError, match="cannot be called"):
+    with pytest.raises(ValueError, match="is no predictor"):
         build_predictor("x", {"type": f"{__name__}.Silent"}, TASK)
 
 

@@ -1,8 +1,11 @@
 """The engine alone, with worker processes that do next to nothing, and die."""
 
 import contextlib
+import http.client
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -10,6 +13,7 @@ import psutil
 import pytest
 from distributed import Client, LocalCluster, Scheduler, SpecCluster, Worker, get_worker
 from distributed.core import Status
+from distributed.security import Security
 
 from incontext_linear.sweeps import engine
 from incontext_linear.sweeps.config import SweepError
@@ -87,6 +91,11 @@ def never_ends(arguments, report):
         raise
 
 
+def second_client(owner):
+    """Of the same cluster: its owner has the key."""
+    return Client(owner.scheduler.address, security=owner.security)
+
+
 def test_tasks_stop_at_their_next_report_once_nobody_waits_for_them(tmp_path):
     seen = []
 
@@ -95,7 +104,7 @@ def test_tasks_stop_at_their_next_report_once_nobody_waits_for_them(tmp_path):
             os.kill(os.getpid(), signal.SIGINT)
         seen.append(name)
 
-    with local_cluster(Machine(1, 1), {}) as owner, Client(owner.scheduler.address) as client:
+    with local_cluster(Machine(1, 1), {}) as owner, second_client(owner) as client:
         with pytest.raises(KeyboardInterrupt):
             execute(
                 client, never_ends, [Task("endless", {"folder": tmp_path}, {})], interrupt, print
@@ -151,7 +160,7 @@ def test_a_task_that_a_closing_worker_stops_is_run_again(tmp_path):
 
 def test_a_scheduler_that_lets_go_of_the_tasks_is_named_as_the_cause(tmp_path):
     seen = threading.Event()
-    with local_cluster(Machine(1, 1), {}) as owner, Client(owner.scheduler.address) as client:
+    with local_cluster(Machine(1, 1), {}) as owner, second_client(owner) as client:
         restart = threading.Thread(target=lambda: seen.wait() and owner.restart())
         restart.start()
         tasks = [Task("endless", {"folder": tmp_path}, {})]
@@ -163,7 +172,7 @@ def test_a_scheduler_that_lets_go_of_the_tasks_is_named_as_the_cause(tmp_path):
 def small_cluster(**options):
     """A cluster in this process."""
     known = {"n_workers": 1, "processes": False, "protocol": "tcp://", "dashboard_address": None}
-    return LocalCluster(**known, memory_limit=0, **options)
+    return LocalCluster(**(known | options), memory_limit=0)
 
 
 def test_what_no_worker_could_ever_give_is_refused_instead_of_waited_for():
@@ -215,7 +224,7 @@ def test_a_running_cluster_whose_workers_would_mix_variants_in_one_process_is_re
         pytest.raises(
             SweepError, match=r"has 2 threads.*allowed: workers started with --nthreads 1"
         ),
-        running_cluster(cluster.scheduler_address),
+        running_cluster(cluster.scheduler_address, print),
     ):
         pass
 
@@ -224,11 +233,124 @@ def test_a_machine_is_filled_but_no_more_workers_than_tasks_are_started(monkeypa
     monkeypatch.setattr(engine, "CPU_COUNT", 8)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert plan_machine(20, 0) == Machine(8, 1)
-    assert plan_machine(2, 0) == Machine(2, 4)
-    assert plan_machine(20, 0, num_workers=3) == Machine(3, 2)
+    assert plan_machine(20, 0, num_threads=3) == Machine(2, 3)
+    assert plan_machine(20, 0, num_threads=16) == Machine(1, 16)
+    assert plan_machine(20, 0, num_workers=3) == Machine(3, 1)
     assert plan_machine(20, 2) == Machine(2 * engine.VARIANTS_PER_GPU, 1, ("0", "1"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     assert plan_machine(1, 2).gpus == ("5", "7")
+
+
+def test_how_many_tasks_are_left_does_not_change_the_threads_of_each(monkeypatch):
+    monkeypatch.setattr(engine, "CPU_COUNT", 8)
+    assert {plan_machine(left, 0).num_threads for left in range(1, 20)} == {1}
+    assert {plan_machine(left, 2, num_threads=2).num_threads for left in range(1, 20)} == {2}
+
+
+def listening(pid):
+    """The sockets on which a process and its children take connections."""
+    found = []
+    for process in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += [c.laddr for c in process.net_connections("inet") if c.status == "LISTEN"]
+    return found
+
+
+def test_a_local_cluster_is_reached_from_this_machine_alone_and_only_with_its_key():
+    before = {address.port for address in listening(os.getpid())}
+    with local_cluster(Machine(2, 1), {}) as client:
+        client.wait_for_workers(2)
+        address = client.scheduler.address
+        assert address.startswith("tls://127.0.0.1:")
+        opened = [a for a in listening(os.getpid()) if a.port not in before]
+        assert len(opened) >= 4  # the scheduler, two nannies, and what else Dask opens
+        assert {a.ip for a in opened} == {"127.0.0.1"}
+        for place in opened:
+            for page in ("/info/main/workers.html", "/json/identity.json", "/health", "/metrics"):
+                assert http_status(place, page) in (None, 404)
+        strangers = {address.replace("tls", "tcp"): None, address: Security.temporary()}
+        for place, security in strangers.items():
+            with pytest.raises(OSError):  # noqa: PT011 (its words differ)
+                Client(place, timeout=2, security=security)
+        assert client.submit(sum, [1, 2]).result() == 3
+
+
+def http_status(place, page):
+    """What a web server answers there; None if what listens there is none."""
+    connection = http.client.HTTPConnection(place.ip, place.port, timeout=2)
+    try:
+        connection.request("GET", page)
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+def test_a_scheduler_that_wants_certificates_is_refused_in_one_line_where_there_are_none():
+    with (
+        local_cluster(Machine(1, 1), {}) as client,
+        pytest.raises(SweepError, match=r"TLS .*; allowed: tcp://, or Dask's settings") as error,
+        running_cluster(client.scheduler.address, print),
+    ):
+        pass
+    assert "\n" not in str(error.value)
+
+
+def test_a_cluster_without_workers_is_waited_for_aloud_and_not_for_ever():
+    said = []
+    with (
+        small_cluster(threads_per_worker=1) as cluster,
+        contextlib.ExitStack() as stack,
+    ):
+        cluster.scale(0)
+        with Client(cluster) as client:
+            deadline = time.monotonic() + 20
+            while client.scheduler_info()["workers"]:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        with pytest.raises(SweepError, match=r"no worker in 0.5 s; start one with `dask worker"):
+            stack.enter_context(running_cluster(cluster.scheduler_address, said.append, 0.5))
+        assert len(said) == 1
+        assert said[0].startswith("waiting for a worker to connect to tcp://")
+        timer = threading.Timer(1.0, cluster.scale, [1])
+        timer.start()
+        with running_cluster(cluster.scheduler_address, said.append, 30.0) as client:
+            assert len(client.scheduler_info()["workers"]) == 1
+        timer.join()
+
+
+def test_where_all_workers_are_lost_the_sweep_says_so_and_gives_up(tmp_path):
+    said = []
+    with small_cluster(threads_per_worker=1) as cluster, Client(cluster) as client:
+
+        def lose(name, event):
+            cluster.scale(0)
+
+        tasks = [Task("endless", {"folder": tmp_path}, {})]
+        with pytest.raises(SweepError, match="no worker"):
+            execute(client, never_ends, tasks, lose, print, said.append, 1.0)
+    assert said == ["waiting for a worker, 1 s at most"]
+
+
+def test_a_worker_that_lacks_the_package_is_named_instead_of_waited_for(tmp_path):
+    broken = tmp_path / "incontext_linear"
+    broken.mkdir()
+    (broken / "__init__.py").write_text("raise ModuleNotFoundError('no such package here')")
+    with small_cluster(threads_per_worker=1, n_workers=0) as cluster:
+        command = [sys.executable, "-m", "dask", "worker", cluster.scheduler_address]
+        command += ["--nthreads", "1", "--no-dashboard", "--local-directory", str(tmp_path)]
+        environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+        log = (tmp_path / "log").open("w")
+        with log, subprocess.Popen(command, env=environment, stdout=log, stderr=log) as worker:
+            try:
+                with (
+                    pytest.raises(SweepError, match=r"cannot run this project .*no such package"),
+                    running_cluster(cluster.scheduler_address, print),
+                ):
+                    pass
+            finally:
+                worker.terminate()
 
 
 @pytest.mark.parametrize(

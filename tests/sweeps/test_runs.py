@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -19,18 +20,18 @@ import pytest
 from distributed import Client
 from kedro.framework.startup import bootstrap_project
 from rich.console import Console
+from support.project import copy_project
 
 from incontext_linear.sweeps import engine
 from incontext_linear.sweeps.config import SweepError
 from incontext_linear.sweeps.driver import Cluster, run_sweep, show_list, show_status
 from incontext_linear.sweeps.project import Project
-from incontext_linear.sweeps.state import NOTHING_YET, read_state, write_state
-from incontext_linear.sweeps.variants import Variant
+from incontext_linear.sweeps.state import NOTHING_YET, VariantFolder
+from incontext_linear.sweeps.variants import Variant, VariantTask
 
 # The driver runs in this process, and with it Kedro, MLflow and Dask, who warn of each other.
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
-ROOT = Path(__file__).parents[2]
 LONG = "{num_steps: 300, checkpoint_every: 20, log_every: 5}"
 SWEEPS = f"""
 tiny:
@@ -56,13 +57,7 @@ ENVIRONMENT = os.environ | {"DO_NOT_TRACK": "1", "COLUMNS": "200", "OMP_NUM_THRE
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    target = tmp_path_factory.mktemp("sweeps")
-    for name in ("conf", "src"):
-        shutil.copytree(
-            ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
-        )
-    for name in ("pyproject.toml", ".telemetry"):
-        shutil.copy(ROOT / name, target)
+    target = copy_project(tmp_path_factory.mktemp("sweeps"))
     (target / "conf/test/sweeps.yml").write_text(SWEEPS)
     before = Path.cwd()
     os.chdir(target)  # MLflow's database is named relative to it
@@ -75,13 +70,12 @@ def scheduler(path):
     """A Dask cluster as a user starts one: a scheduler and two workers, in processes of their
     own.
     """
-    environment = ENVIRONMENT | {"PYTHONPATH": str(path / "src")}
     dask, place = [sys.executable, "-m", "dask"], ["--scheduler-file", str(path / "scheduler.json")]
     # The workers declare a GPU, so that variants whose device is auto ask Dask for it.
     workers = ["worker", "--nworkers", "2", "--nthreads", "1", "--resources", "GPU=1"]
     starts = [["scheduler", "--port", "0", "--no-dashboard"], workers]
     with (path / "dask.log").open("w") as log:
-        arguments = {"cwd": path, "env": environment, "stdout": log, "stderr": log}
+        arguments = {"cwd": path, "env": ENVIRONMENT, "stdout": log, "stderr": log}
         processes = [subprocess.Popen([*dask, *start, *place], **arguments) for start in starts]
         deadline = time.monotonic() + 60
         while not (path / "scheduler.json").exists():
@@ -133,7 +127,7 @@ def runs(path: Path, sweep: str) -> tuple[mlflow.entities.Run, list[mlflow.entit
     return parents[0], children
 
 
-def await_(condition, seconds: float = 60) -> None:
+def await_(condition, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -212,30 +206,55 @@ def test_what_does_not_concern_training_is_run_again_without_training(path, run)
     (path / "conf/test/sweeps.yml").write_text(SWEEPS)
 
 
-def first_variant(path: Path, sweep: str) -> tuple[Variant, Path]:
+def first_variant(path: Path, sweep: str) -> tuple[Variant, VariantFolder]:
     project = Project(path, "test")
     variant = project.variants(sweep, project.sweep(sweep))[0]
-    return variant, project.folder(sweep) / variant.folder
+    return variant, project.folder(sweep).of(variant.folder)
 
 
 def checkpoint_folder(path: Path, sweep: str) -> Path:
     """Where its first variant keeps its checkpoints."""
     variant, folder = first_variant(path, sweep)
-    chosen = variant.parameters
-    name = chosen.recipe.fingerprint
-    place = path / folder / "06_models/checkpoints" / name
+    place = folder.path / "06_models/checkpoints" / variant.parameters.recipe.fingerprint
     place.mkdir(parents=True, exist_ok=True)
     return place
 
 
-def test_a_damaged_learner_is_trained_again(path, run):
-    from incontext_linear.sweeps.variant_run import LEARNER_FILE, is_trained
+def test_a_damaged_learner_is_trained_again_and_so_is_one_of_other_threads(path, run):
+    from incontext_linear.sweeps.variant_run import _learner, is_trained
 
     variant, folder = first_variant(path, "tiny")
-    file = path / folder / LEARNER_FILE
-    assert is_trained(file, variant.parameters)
-    file.write_bytes(file.read_bytes()[:-1])
-    assert not is_trained(file, variant.parameters)
+    learner, recipe = (
+        _learner(VariantTask(variant, folder, "test", None)),
+        variant.parameters.recipe,
+    )
+    assert learner.load().record["num_threads"] == 1
+    assert is_trained(learner, recipe, 1)
+    assert not is_trained(learner, recipe, 2)
+    file = folder.path / "06_models/learner.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[:-1])
+    assert not is_trained(learner, recipe, 1)
+    file.write_bytes(content)
+
+
+def test_the_learner_is_looked_for_where_the_catalog_keeps_it(path, run):
+    from incontext_linear.sweeps.variant_run import _learner, is_trained
+
+    variant, folder = first_variant(path, "tiny")
+    catalog = path / "conf/base/catalog.yml"
+    before = catalog.read_text()
+    catalog.write_text(
+        before.replace("06_models/learner.safetensors", "06_models/moved.safetensors")
+    )
+    try:
+        learner = _learner(VariantTask(variant, folder, "test", None))
+        assert not is_trained(learner, variant.parameters.recipe, 1)
+        models = folder.path / "06_models"
+        shutil.copy(models / "learner.safetensors", models / "moved.safetensors")
+        assert is_trained(learner, variant.parameters.recipe, 1)
+    finally:
+        catalog.write_text(before)
 
 
 def test_a_variant_that_fails_before_its_first_node_leaves_no_run_to_the_next_one(
@@ -246,15 +265,8 @@ def test_a_variant_that_fails_before_its_first_node_leaves_no_run_to_the_next_on
     variant, _ = first_variant(path, "broken")
     client = mlflow.MlflowClient(f"sqlite:///{path}/mlflow.db")
     parent = client.create_run("0", tags={"sweep": "refused"}).info.run_id
-    identity = {
-        "sweep": "refused",
-        "name": variant.name,
-        "folder": "data/test/sweeps/refused",
-        "seed": 3,
-    }
-    identity |= {"axes": variant.axes, "parent_run_id": parent}
-    task = {"project": str(path), "env": "test", "record": variant.record, "num_threads": None}
-    task["runtime_params"] = variant.overrides | {"variant": identity}
+    folder = VariantFolder(path, Path("data/test/sweeps/refused"))
+    task = VariantTask(replace(variant, sweep="refused"), folder, "test", parent)
 
     def refuse(tags):
         raise mlflow.MlflowException("no answer")
@@ -337,6 +349,7 @@ def test_after_ctrl_c_no_process_is_left_and_the_same_command_goes_on(path, run)
         with pytest.raises(SweepError, match="another `kedro sweep run` is at work"):
             run("interrupted")
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+        process.send_signal(signal.SIGTERM)  # as a batch system that is in a hurry
         output = process.stdout.read()
         assert process.wait(timeout=30) == 130, output
     _, alive = psutil.wait_procs(children, timeout=5)
@@ -404,7 +417,7 @@ def test_what_cannot_run_is_said_before_anything_starts(path, run, monkeypatch):
 def test_what_a_killed_driver_left_as_running_was_interrupted(path, run, monkeypatch):
     monkeypatch.setattr(engine, "_CONNECT_TIMEOUT", 1)
     variant, folder = first_variant(path, "unbroken")
-    write_state(path / folder, variant.record | NOTHING_YET)
+    folder.write(variant.record | NOTHING_YET)
     with pytest.raises(SweepError, match="no Dask scheduler answers there"):
         run_sweep(
             Project(path, "test"),
@@ -412,16 +425,17 @@ def test_what_a_killed_driver_left_as_running_was_interrupted(path, run, monkeyp
             Cluster("tcp://127.0.0.1:9"),
             Console(file=io.StringIO()),
         )
-    assert read_state(path / folder)["status"] == "interrupted"
+    assert folder.read()["status"] == "interrupted"
 
 
 def test_a_sweep_that_cannot_be_run_does_not_hide_the_others_in_the_list(path, run):
-    (path / "conf/test/sweeps.yml").write_text(SWEEPS)
+    (path / "conf/test/sweeps.yml").write_text(SWEEPS + "malformed: {axes: {}}\n")
     console = Console(width=250, file=io.StringIO())
-    with pytest.raises(SweepError, match="invalid"):
+    with pytest.raises(SweepError, match=r"(?s)invalid.*malformed\.axes: dictionary should have"):
         show_list(Project(path, "test"), console)
     lines = console.file.getvalue().splitlines()
     assert any("invalid" in line and "not valid" in line for line in lines)
+    assert any("malformed" in line and "not valid" in line for line in lines)
     assert any("diverging" in line and "not valid" not in line for line in lines)
 
 

@@ -3,8 +3,10 @@ started.
 """
 
 import io
+import resource
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,9 @@ from kedro.config import OmegaConfigLoader
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from incontext_linear.sweeps.config import SweepConfig, SweepError, check_sweeps
-from incontext_linear.sweeps.display import describe, open_display, summarize
-from incontext_linear.sweeps.state import is_at_work, read_state, sole_driver, standing, write_state
+from incontext_linear.sweeps.config import SweepConfig, SweepError, check_sweep
+from incontext_linear.sweeps.display import describe, failures_table, open_display, summarize
+from incontext_linear.sweeps.state import SweepFolder, VariantFolder, standing
 from incontext_linear.sweeps.variants import cross
 
 PARAMETERS = OmegaConfigLoader(
@@ -70,6 +72,8 @@ def test_an_axis_may_go_through_a_key_that_holds_dots():
         ({"parameters": {"training": {"learning_rate": 1e-4}}}, True),
         ({"parameters": {"baselines": {"ridge_7": {"type": "Ridge", "penalty": 7.0}}}}, True),
         ({"seeds": [1]}, True),
+        ({"num_threads": 2}, True),
+        ({"num_threads": 1}, False),
         ({"parameters": {"probing": {"num_steps": 3}}}, False),
         ({"parameters": {"construction": {"num_steps": 3}}}, False),
         ({"parameters": {"training": {"checkpoint_every": 3}}}, False),
@@ -102,13 +106,13 @@ def test_the_fingerprint_changes_with_what_the_results_depend_on(fields, changes
 )
 def test_a_sweep_that_is_not_well_formed_is_refused(sweep, says):
     with pytest.raises(SweepError) as caught:
-        check_sweeps({"some": sweep})
+        check_sweep("some", sweep)
     assert says in str(caught.value)
 
 
 def test_a_sweep_whose_name_is_no_folder_is_refused():
     with pytest.raises(SweepError, match="'a/b' cannot name a sweep; allowed: letters"):
-        check_sweeps({"a/b": {"axes": {"model.width": [8]}}})
+        check_sweep("a/b", {"axes": {"model.width": [8]}})
 
 
 @pytest.mark.parametrize(
@@ -143,13 +147,28 @@ def test_every_variant_that_is_not_valid_is_named_before_any_runs():
 
 
 def test_a_state_is_replaced_as_a_whole_and_a_broken_one_is_none(tmp_path):
-    write_state(tmp_path / "variant", {"status": "running"})
-    write_state(tmp_path / "variant", {"status": "done"})
-    assert read_state(tmp_path / "variant") == {"status": "done"}
+    folder = VariantFolder(tmp_path, Path("variant"))
+    folder.write({"status": "running"})
+    folder.write({"status": "done"})
+    assert folder.read() == {"status": "done"}
     assert [path.name for path in (tmp_path / "variant").iterdir()] == ["variant.json"]
     (tmp_path / "variant/variant.json").write_text("{")
-    assert read_state(tmp_path / "variant") == {}
-    assert read_state(tmp_path / "nowhere") == {}
+    assert folder.read() == {}
+    assert VariantFolder(tmp_path, Path("nowhere")).read() == {}
+
+
+def test_a_state_that_cannot_be_written_leaves_the_old_one_and_no_temporary_file(tmp_path):
+    folder = VariantFolder(tmp_path, Path("variant"))
+    folder.write({"status": "running"})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))  # as on a disk that is full
+    try:
+        with pytest.raises(OSError, match=r"variant\.json"):
+            folder.write({"status": "done", "error": "x" * 20_000})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert folder.read() == {"status": "running"}
+    assert [path.name for path in folder.path.iterdir()] == ["variant.json"]
 
 
 @pytest.mark.parametrize(
@@ -170,25 +189,45 @@ def test_where_a_variant_stands(status, fingerprint, at_work, expected):
 
 
 def test_two_drivers_cannot_work_on_one_sweep_and_a_killed_one_leaves_no_lock(tmp_path):
+    folder = SweepFolder(tmp_path, Path("sweep"))
     holder = (
         "import sys; from pathlib import Path; from incontext_linear.sweeps.state import "
-        "sole_driver\n"
-        "with sole_driver(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+        "SweepFolder\n"
+        "with SweepFolder(Path(sys.argv[1]), Path('sweep')).sole_driver(): "
+        "print('held', flush=True); sys.stdin.read()"
     )
-    assert not is_at_work(tmp_path)
+    assert not folder.is_at_work()
     command = [sys.executable, "-c", holder, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"held\n"
-        assert is_at_work(tmp_path)
-        with (
-            pytest.raises(SweepError, match="another `kedro sweep run` is at work"),
-            sole_driver(tmp_path),
-        ):
+        assert folder.is_at_work()
+        says = rf"another `kedro sweep run` is at work: .*process {process.pid} on"
+        with pytest.raises(SweepError, match=says), folder.sole_driver():
             pass
         process.kill()
-    assert not is_at_work(tmp_path)
-    with sole_driver(tmp_path):
+    assert not folder.is_at_work()
+    with folder.sole_driver():
         pass
+
+
+def test_a_status_that_is_asked_for_while_a_driver_starts_does_not_refuse_it(tmp_path):
+    folder, stop = SweepFolder(tmp_path, Path("sweep")), threading.Event()
+
+    def ask():
+        while not stop.is_set():
+            folder.is_at_work()
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(50):
+            with folder.sole_driver():
+                pass
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
 
 
 def test_a_terminal_shows_a_bar_for_the_sweep_and_for_each_variant_that_runs():
@@ -213,6 +252,36 @@ def test_a_terminal_shows_a_bar_for_the_sweep_and_for_each_variant_that_runs():
     assert "second" in last_frame
     assert "training step 5 of 10: loss 0.25" in last_frame
     assert "first" not in last_frame
+
+
+def test_a_line_that_was_overtaken_by_the_end_is_left_out_and_lines_of_two_threads_do_not_mix():
+    console = Console(file=io.StringIO(), width=160)
+    report = {"step": 5, "num_steps": 10, "loss": 1.0, "spd_to_ols": 1.0}
+    with open_display(console, "depth", 40) as display:
+
+        def work(number):
+            for variant in range(number, 40, 4):
+                display.report(str(variant), {"stage": "starting"})
+                display.end(str(variant), {"status": "failed", "error": "why"})
+                display.report(str(variant), report)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    lines = console.file.getvalue().splitlines()
+    ends = [line for line in lines if "failed" in line]
+    assert [line.partition("]")[0] for line in ends] == [f"depth: [{n}/40" for n in range(1, 41)]
+    assert len(lines) == 80
+
+
+def test_what_was_interrupted_has_no_error_and_is_shown_all_the_same():
+    interrupted = {"status": "interrupted", "error": None}
+    assert summarize("seed=0", interrupted) == "seed=0: interrupted"
+    console = Console(file=io.StringIO(), width=160)
+    console.print(failures_table([("seed=0", Path("a/run.log"), "interrupted")]))
+    assert "a/run.log" in console.file.getvalue()
 
 
 def test_where_no_terminal_is_every_tenth_of_the_training_gets_a_line():

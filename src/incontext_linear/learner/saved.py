@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+import torch
+from torch import Tensor
 
 from incontext_linear.config import ModelConfig, TaskConfig
 from incontext_linear.files import UnreadableFileError, read_tensors, write_tensors
@@ -51,23 +52,43 @@ def load_learner(path: Path, expected: tuple[TaskConfig, ModelConfig] | None = N
         expected: sizes that the learner must have, where the caller needs certain ones.
 
     Raises:
-        UnreadableFileError: if the file is truncated or no learner.
+        UnreadableFileError: in one line, if the file is damaged or no learner: its checksum, the
+            names and shapes of its weights and their finiteness are looked at before a network is
+            made of them.
         ValueError: if the learner has another shape; both shapes are named.
     """
     tensors, description = read_tensors(path)
     try:
         task = TaskConfig.model_validate(description["task"])
         config = ModelConfig.model_validate(description["model"])
+        record = description["record"]
+        if not isinstance(record, dict):
+            raise TypeError(f"its training record is {record!r}")
+        _check_weights(tensors, task, config)
         model = Transformer(task.dim, task.num_examples, config)
         model.load_state_dict(tensors)
-        learner = Learner(model.eval(), task, description["record"])
-    except (KeyError, ValidationError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UnreadableFileError(
-            f"{path} holds no learner that this version can read: {error}"
+            f"{path} holds no learner that this version can read: {reason}"
         ) from error
     if expected is not None:
         check_same_shape(f"the learner in {path}", (task, config), expected)
-    return learner
+    return Learner(model.eval(), task, record)
+
+
+def _check_weights(tensors: dict[str, Tensor], task: TaskConfig, config: ModelConfig) -> None:
+    """Compare with what a network of these sizes has, without allocating one."""
+    with torch.device("meta"):
+        wanted = Transformer(task.dim, task.num_examples, config).state_dict()
+    if missing := sorted(wanted.keys() ^ tensors.keys()):
+        raise ValueError(f"weights are missing or too many: {missing[0]} (of {len(missing)})")
+    for name, tensor in tensors.items():
+        if tensor.shape != wanted[name].shape:
+            found, fits = tuple(tensor.shape), tuple(wanted[name].shape)
+            raise ValueError(f"{name} has shape {found}, and its sizes ask for {fits}")
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} holds values that are not finite")
 
 
 def check_same_shape(

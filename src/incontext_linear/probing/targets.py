@@ -5,12 +5,13 @@ k), that gives one vector a prompt, (B, D). The parameters name it by one of the
 the dotted path of a function, ``my_package.my_module.my_target``.
 """
 
-import importlib
 from collections.abc import Callable, Iterable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from incontext_linear.dotted import import_dotted, takes_prompts
 
 Target = Callable[[Tensor, Tensor], Tensor]
 
@@ -68,16 +69,15 @@ def build_targets(names: Iterable[str], ridge_penalty: float) -> dict[str, Targe
 
 
 def _imported(path: str) -> Target:
-    module, _, attribute = path.rpartition(".")
     try:
-        target = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+        target = import_dotted(path)
+    except ValueError as error:
         raise ValueError(
             f"cannot import the target {path!r} ({error}); allowed: the path of a function"
         ) from error
-    if not callable(target):
+    if isinstance(target, type) or not callable(target) or not takes_prompts(target):
         raise ValueError(
-            f"{path!r} is no function; allowed: a function of (xs, ys) that gives (B, D)"
+            f"{path!r} is no target; allowed: a function of (xs, ys) that gives (B, D)"
         )
     return target
 

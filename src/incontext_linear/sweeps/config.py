@@ -3,9 +3,9 @@
 import re
 from typing import Annotated, Any
 
-from pydantic import Field, NonNegativeInt, TypeAdapter, ValidationError, field_validator
+from pydantic import Field, NonNegativeInt, ValidationError, field_validator
 
-from incontext_linear.config import Config, explain
+from incontext_linear.config import Config, PositiveInt, explain
 from incontext_linear.parameters import AxisValue
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -23,6 +23,10 @@ class SweepConfig(Config):
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0,)
     parameters: dict[str, Any] = Field(default={})
     """A nested tree laid over the environment's parameters in every variant."""
+    num_threads: PositiveInt = 1
+    """CPU threads of each variant's arithmetic. Sums over more threads are rounded otherwise, so
+    this never follows from the machine or from how many variants are left.
+    """
 
     @field_validator("axes")
     @classmethod
@@ -54,21 +58,19 @@ class SweepConfig(Config):
         return parameters
 
 
-def check_sweeps(raw: dict[str, Any]) -> dict[str, SweepConfig]:
-    """Check all sweeps of an environment, as the files give them.
+def check_sweep(name: str, raw: Any) -> SweepConfig:
+    """Check one sweep of an environment, as the files give it.
 
     Raises:
         SweepError: naming every offending field, the value given and what is allowed.
     """
-    bad = [name for name in raw if not _NAME.fullmatch(name)]
-    if bad:
-        raise SweepError(f"{bad[0]!r} cannot name a sweep; allowed: letters, digits, _ and -")
+    if not _NAME.fullmatch(name):
+        raise SweepError(f"{name!r} cannot name a sweep; allowed: letters, digits, _ and -")
     try:
-        return TypeAdapter(dict[str, SweepConfig]).validate_python(raw)
+        return SweepConfig.model_validate(raw)
     except ValidationError as error:
-        raise SweepError(
-            "\n".join(dict.fromkeys(_explain(problem) for problem in error.errors()))
-        ) from None
+        lines = (_explain(name, problem) for problem in error.errors())
+        raise SweepError("\n".join(dict.fromkeys(lines))) from None
 
 
 def _check_distinct(name: str, values: tuple[AxisValue, ...]) -> None:
@@ -81,8 +83,9 @@ def _check_distinct(name: str, values: tuple[AxisValue, ...]) -> None:
         seen.add(key)
 
 
-def _explain(problem: dict[str, Any]) -> str:
+def _explain(name: str, problem: dict[str, Any]) -> str:
     """One line for one of pydantic's errors."""
     # Of a union pydantic names the member it tried, which is no part of the name.
-    path = [str(part) for part in problem["loc"] if part not in ("bool", "int", "float", "str")]
+    parts = (str(part) for part in problem["loc"] if part not in ("bool", "int", "float", "str"))
+    path = [name, *parts]
     return explain(problem, ".".join(path), ", ".join(SweepConfig.model_fields))

@@ -19,8 +19,6 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from incontext_linear.sweeps.state import LOG_FILE
-
 
 class LiveDisplay:
     """One bar for the sweep, and one for each variant that runs."""
@@ -79,8 +77,9 @@ class LineDisplay:
 
     def __init__(self, console: Console, name: str, num_variants: int):
         self._console, self._name, self._total = console, name, num_variants
-        self._num_ended = 0
         self._due: dict[str, float] = {}
+        self._ended: set[str] = set()
+        self._lock = Lock()
 
     def __enter__(self) -> "LineDisplay":
         return self
@@ -90,18 +89,22 @@ class LineDisplay:
 
     def report(self, variant: str, event: dict[str, Any]) -> None:
         """A line, if one is due."""
-        if "step" not in event:
-            if event["stage"] == "starting":
-                self._due[variant] = 0.0
-                self._print(f"{variant}: starts")
-        elif event["step"] >= self._due.get(variant, 0.0):
-            self._due[variant] = event["step"] + event["num_steps"] / 10
-            self._print(f"{variant}: {describe(event)}")
+        with self._lock:
+            if variant in self._ended:  # a report that was overtaken by the end
+                return
+            if "step" not in event:
+                if event["stage"] == "starting":
+                    self._due[variant] = 0.0
+                    self._print(f"{variant}: starts")
+            elif event["step"] >= self._due.get(variant, 0.0):
+                self._due[variant] = event["step"] + event["num_steps"] / 10
+                self._print(f"{variant}: {describe(event)}")
 
     def end(self, variant: str, state: dict[str, Any]) -> None:
         """A line, with how many have ended."""
-        self._num_ended += 1
-        self._print(f"[{self._num_ended}/{self._total}] {summarize(variant, state)}")
+        with self._lock:
+            self._ended.add(variant)
+            self._print(f"[{len(self._ended)}/{self._total}] {summarize(variant, state)}")
 
     def _print(self, text: str) -> None:
         self._console.print(f"{self._name}: {text}", markup=False, highlight=False, soft_wrap=True)
@@ -135,12 +138,12 @@ def summarize(variant: str, state: dict[str, Any]) -> str:
 
 
 def failures_table(failures: Iterable[tuple[str, Path, str]]) -> Table:
-    """What went wrong: (variant, its folder, error) each."""
+    """What went wrong: (variant, its log, error) each."""
     table = Table(title="Failed variants", title_justify="left")
     for name in ("variant", "error", "log"):
         table.add_column(name, overflow="fold")
-    for variant, folder, error in failures:
-        table.add_row(*map(escape, (variant, error, str(folder / LOG_FILE))))
+    for variant, log, error in failures:
+        table.add_row(*map(escape, (variant, error, str(log))))
     return table
 
 

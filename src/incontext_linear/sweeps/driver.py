@@ -2,9 +2,7 @@
 
 import contextlib
 import logging
-import signal
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,22 +10,13 @@ from typing import Any
 from rich.console import Console
 
 from incontext_linear.config import resolve_device
+from incontext_linear.interrupts import EXIT_STATUS, interruptible
 from incontext_linear.parameters import show
-from incontext_linear.sweeps.config import SweepError
+from incontext_linear.sweeps.config import SweepConfig, SweepError
 from incontext_linear.sweeps.display import failures_table, list_table, open_display, status_table
 from incontext_linear.sweeps.project import Project
-from incontext_linear.sweeps.state import (
-    NOTHING_YET,
-    is_at_work,
-    read_state,
-    sole_driver,
-    standing,
-    write_state,
-)
-from incontext_linear.sweeps.variants import Variant
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
+from incontext_linear.sweeps.state import NOTHING_YET, Standing, SweepFolder, standing
+from incontext_linear.sweeps.variants import Variant, VariantTask
 
 
 @dataclass(frozen=True)
@@ -39,6 +28,8 @@ class Cluster:
     """Of the local cluster; None: sized to the machine."""
     gpu_share: float | None = None
     """Of a worker's resource ``GPU``, for each variant; None: what the engine thinks right."""
+    worker_timeout: float = 60.0
+    """Seconds to go on without a worker."""
 
 
 def run_sweep(project: Project, name: str, cluster: Cluster, console: Console) -> int:
@@ -51,7 +42,8 @@ def run_sweep(project: Project, name: str, cluster: Cluster, console: Console) -
         console: what to report to.
 
     Returns:
-        The exit status: 0 if all variants are done, 1 if any failed, `INTERRUPTED` after Ctrl-C.
+        The exit status: 0 if all variants are done, 1 if any failed, `interrupts.EXIT_STATUS` after
+        Ctrl-C, SIGTERM or SIGHUP.
 
     Raises:
         SweepError: before anything is run, if the sweep cannot be.
@@ -61,12 +53,8 @@ def run_sweep(project: Project, name: str, cluster: Cluster, console: Console) -
     if cluster.scheduler is None:
         _check_devices(variants)
     folder = project.folder(name)
-    with sole_driver(project.path / folder):
-        _end_running(project.path / folder, variants)  # of a driver that was killed
-        states = {v.name: read_state(project.path / folder / v.folder) for v in variants}
-        todo = [
-            v for v in variants if standing(states[v.name], v.fingerprint, at_work=False) != "done"
-        ]
+    with interruptible(), folder.sole_driver():
+        todo = _todo(folder, variants)
         console.print(
             f"{name}: {len(variants) - len(todo)} of {len(variants)} variants are done",
             highlight=False,
@@ -75,30 +63,39 @@ def run_sweep(project: Project, name: str, cluster: Cluster, console: Console) -
             return 0
         facts = {
             "sweep": name,
-            "sweep.axes": "; ".join(
-                f"{axis}: {_list(values)}" for axis, values in sweep.axes.items()
-            ),
+            "sweep.axes": _axes(sweep),
             "sweep.seeds": _list(sweep.seeds),
             "sweep.num_variants": str(len(variants)),
+            "sweep.num_threads": str(sweep.num_threads),
         }
         try:
-            with _sigterm_as_ctrl_c():
-                failures = _run(project, folder, todo, cluster, facts, console)
+            failures = _run(project, folder, todo, cluster, facts, console)
         except KeyboardInterrupt:
             _leave(project, name, cluster, variants, console)
-            return INTERRUPTED
+            return EXIT_STATUS
     if failures:
         console.print(failures_table(failures))
+    num_done = len(variants) - len(failures)
     console.print(
-        f"{name}: {len(variants) - len(failures)} done, {len(failures)} failed; in {folder}",
-        highlight=False,
+        f"{name}: {num_done} done, {len(failures)} failed; in {folder.relative}", highlight=False
     )
     return 1 if failures else 0
 
 
+def _todo(folder: SweepFolder, variants: list[Variant]) -> list[Variant]:
+    """The variants that are not done; those of a driver that was killed were interrupted."""
+    for variant in variants:
+        folder.of(variant.folder).end_running()
+    return [v for v in variants if _stands(folder, v, at_work=False) != "done"]
+
+
+def _stands(folder: SweepFolder, variant: Variant, at_work: bool) -> Standing:
+    return standing(folder.of(variant.folder).read(), variant.fingerprint, at_work)
+
+
 def _run(
     project: Project,
-    folder: Path,
+    folder: SweepFolder,
     todo: list[Variant],
     cluster: Cluster,
     facts: dict[str, str],
@@ -107,7 +104,7 @@ def _run(
     """Run the variants under the sweep's run in MLflow; gives those that failed, with folder and
     error.
     """
-    from incontext_linear.sweeps.engine import execute
+    from incontext_linear.sweeps.engine import Task, execute
     from incontext_linear.sweeps.tracking import parent_run
     from incontext_linear.sweeps.variant_run import run_variant
 
@@ -117,50 +114,59 @@ def _run(
     sweep = facts["sweep"]
 
     def on_end(name: str, answer: dict[str, Any]) -> None:
-        place = folder / by_name[name].folder
+        place = folder.of(by_name[name].folder)
         if answer["status"] != "done":
-            failures.append((name, place, answer["error"]))
+            failures.append((name, place.log, answer.get("error") or answer["status"]))
             written = by_name[name].record | NOTHING_YET | answer
-            if read_state(project.path / place) != written:  # nobody was left to write it
-                write_state(project.path / place, written)
+            if place.read() != written:  # nobody was left to write it
+                place.write(written)
         display.end(name, answer)
+
+    def say(line: str) -> None:
+        console.print(f"{sweep}: {line}", markup=False, highlight=False, soft_wrap=True)
 
     with (
         project.mlflow() as config,
-        _connect(project, cluster, todo) as (client, num_threads, resources),
-        parent_run(config, project.path / folder, f"sweep {sweep}", facts) as run,
+        _connect(project, cluster, todo, say) as (client, resources),
+        parent_run(config, folder, f"sweep {sweep}", facts) as run,
         open_display(console, sweep, len(todo)) as display,
     ):
-        tasks = [_task(project, folder, v, run.run_id, num_threads, resources(v)) for v in todo]
-        execute(client, run_variant, tasks, display.report, on_end)
+        tasks = [
+            Task(
+                v.name,
+                VariantTask(v, folder.of(v.folder), project.env, run.run_id),
+                resources(v),
+            )
+            for v in todo
+        ]
+        execute(client, run_variant, tasks, display.report, on_end, say, cluster.worker_timeout)
         run.status = "FAILED" if failures else "FINISHED"
     return failures
 
 
 @contextlib.contextmanager
 def _connect(
-    project: Project, cluster: Cluster, todo: list[Variant]
-) -> Iterator[tuple[Any, int | None, Any]]:
-    """A client, the threads that PyTorch shall use in a worker, and what a variant asks of its
-    worker.
-    """
+    project: Project, cluster: Cluster, todo: list[Variant], say: Callable[[str], None]
+) -> Iterator[tuple[Any, Any]]:
+    """A client, and what a variant asks of its worker."""
     from incontext_linear.sweeps import engine
 
     if cluster.scheduler is None:
         num_gpus = _num_gpus(todo)
-        machine = engine.plan_machine(len(todo), num_gpus, cluster.num_workers)
+        machine = engine.plan_machine(len(todo), num_gpus, todo[0].num_threads, cluster.num_workers)
         with engine.local_cluster(machine, project.worker_environment) as client:
-            yield client, machine.num_threads, lambda variant: {}
+            yield client, lambda variant: {}
     else:
         share = cluster.gpu_share or engine.default_gpu_share()
-        with engine.running_cluster(cluster.scheduler) as client:
+        timeout = cluster.worker_timeout
+        with engine.running_cluster(cluster.scheduler, say, timeout) as client:
             on_gpus = engine.has_gpus(client)
 
             def resources(variant: Variant) -> dict[str, float]:
                 return engine.gpu_share(variant.parameters.device, on_gpus, share)
 
             engine.check_resources(client, resources(todo[0]))  # no axis changes the device
-            yield client, None, resources
+            yield client, resources
 
 
 def _check_devices(variants: list[Variant]) -> None:
@@ -181,79 +187,15 @@ def _num_gpus(variants: list[Variant]) -> int:
     return torch.cuda.device_count() if wanted else 0
 
 
-def _task(
-    project: Project,
-    folder: Path,
-    variant: Variant,
-    parent: str,
-    num_threads: int | None,
-    resources: dict[str, float],
-) -> Any:
-    from incontext_linear.sweeps.engine import Task
-
-    identity = {
-        "sweep": variant.sweep,
-        "name": variant.name,
-        "folder": (folder / variant.folder).as_posix(),
-        "axes": variant.axes,
-        "seed": variant.seed,
-        "parent_run_id": parent,
-    }
-    arguments = {
-        "project": str(project.path),
-        "env": project.env,
-        "runtime_params": variant.overrides | {"variant": identity},
-        "record": variant.record,
-        "num_threads": num_threads,
-    }
-    return Task(variant.name, arguments, resources)
-
-
-@contextlib.contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """A batch system's request to end is treated as a user's Ctrl-C; a second one changes
-    nothing.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(signum: int, frame: Any) -> None:
-        for number in previous:
-            signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    previous = {
-        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _end_running(folder: Path, variants: list[Variant]) -> None:
-    """What says that it is running, though nobody runs it, was interrupted."""
-    for variant in variants:
-        state = read_state(folder / variant.folder)
-        if state.get("status") == "running":
-            write_state(folder / variant.folder, state | {"status": "interrupted"})
-
-
 def _leave(
     project: Project, name: str, cluster: Cluster, variants: list[Variant], console: Console
 ) -> None:
     """After Ctrl-C: what is done stays, and the rest says that it was interrupted."""
-    folder = project.path / project.folder(name)
-    _end_running(folder, variants)
-    stands = [
-        standing(read_state(folder / v.folder), v.fingerprint, at_work=False) for v in variants
-    ]
+    left = _todo(project.folder(name), variants)
     options = {"--env": project.env, "--scheduler": cluster.scheduler}
     again = "".join(f" {option} {value}" for option, value in options.items() if value)
     console.print(
-        f"{name}: interrupted; {stands.count('done')} of {len(variants)} variants are done; "
+        f"{name}: interrupted; {len(variants) - len(left)} of {len(variants)} variants are done; "
         f"`kedro sweep run {name}{again}` goes on from here",
         highlight=False,
     )
@@ -265,10 +207,10 @@ def show_status(project: Project, name: str, console: Console) -> None:
     Raises:
         SweepError: if there is no such sweep, or it cannot be run.
     """
-    folder = project.path / project.folder(name)
-    at_work, rows = is_at_work(folder), []
+    folder = project.folder(name)
+    at_work, rows = folder.is_at_work(), []
     for variant in project.variants(name, project.sweep(name)):
-        state = read_state(folder / variant.folder)
+        state = folder.of(variant.folder).read()
         rows.append((variant.name, standing(state, variant.fingerprint, at_work), state))
     console.print(status_table(name, rows))
 
@@ -280,19 +222,25 @@ def show_list(project: Project, console: Console) -> None:
         SweepError: at the end, if one of them cannot be run.
     """
     rows, problems = [], []
-    for name, sweep in project.sweeps().items():
-        axes = "; ".join(f"{axis}: {_list(values)}" for axis, values in sweep.axes.items())
+    for name in project.names():
+        axes = seeds = ""
         try:
-            folder, variants = project.path / project.folder(name), project.variants(name, sweep)
+            sweep = project.sweep(name)
+            axes, seeds = _axes(sweep), _list(sweep.seeds)
+            folder, variants = project.folder(name), project.variants(name, sweep)
         except SweepError as error:
             problems.append(str(error))
-            rows.append((name, axes, _list(sweep.seeds), "not valid", ""))
+            rows.append((name, axes, seeds, "not valid", ""))
             continue
-        stands = [standing(read_state(folder / v.folder), v.fingerprint, False) for v in variants]
-        rows.append((name, axes, _list(sweep.seeds), str(len(variants)), str(stands.count("done"))))
+        stands = [_stands(folder, v, at_work=False) for v in variants]
+        rows.append((name, axes, seeds, str(len(variants)), str(stands.count("done"))))
     console.print(list_table(rows))
     if problems:
         raise SweepError("\n".join(problems))
+
+
+def _axes(sweep: SweepConfig) -> str:
+    return "; ".join(f"{axis}: {_list(values)}" for axis, values in sweep.axes.items())
 
 
 def _list(values: tuple[Any, ...]) -> str:

@@ -23,6 +23,7 @@ import dask
 from dask.system import CPU_COUNT
 from distributed import Client, Nanny, Reschedule, Scheduler, SpecCluster, get_worker, wait
 from distributed.scheduler import KilledWorker
+from distributed.security import Security
 from distributed.worker import WORKER_ANY_RUNNING
 
 from incontext_linear.sweeps.config import SweepError
@@ -33,11 +34,18 @@ VARIANTS_PER_GPU = 3
 ALLOWED_DEATHS = 2
 """Workers of a local cluster that one task may lose; with one more it has failed."""
 
+_HERE = "127.0.0.1"
+_NO_PAGES = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
+"""Dask's processes listen for HTTP whatever they are told; so at least they answer nothing."""
+
 _REPORT_EVERY = 0.25  # seconds between two reports of a task's progress
 _CONNECT_TIMEOUT = 10  # seconds
 
+WORKER_TIMEOUT = 60.0
+"""Seconds without a worker that can run a task after which a sweep gives up."""
+
 Report = Callable[[dict[str, Any]], None]
-Work = Callable[[dict[str, Any], Report], dict[str, Any]]
+Work = Callable[[Any, Report], dict[str, Any]]
 
 
 class TaskCancelled(BaseException):
@@ -57,26 +65,29 @@ class Machine:
     """As in CUDA_VISIBLE_DEVICES; the workers take them in turn. Empty: on the CPU."""
 
 
-def plan_machine(num_tasks: int, num_gpus: int, num_workers: int | None = None) -> Machine:
-    """Size a local cluster: on a CPU a worker a core, on GPUs `VARIANTS_PER_GPU` each, never more
-    than tasks.
+def plan_machine(
+    num_tasks: int, num_gpus: int, num_threads: int = 1, num_workers: int | None = None
+) -> Machine:
+    """Size a local cluster: on a CPU as many workers as have cores for their threads, on GPUs
+    `VARIANTS_PER_GPU` each, never more than tasks.
 
     Args:
         num_tasks: how many there are to run.
         num_gpus: GPUs to use; 0: the CPU.
+        num_threads: of each task. Results depend on it in their last bits, so it is never chosen
+            here: a sweep that goes on with fewer tasks left must give the same.
         num_workers: in place of the size that would be chosen.
     """
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     gpus = tuple((visible or [str(index) for index in range(num_gpus)])[:num_gpus])
-    chosen = num_workers or (VARIANTS_PER_GPU * num_gpus if num_gpus else CPU_COUNT)
-    size = max(1, min(chosen, num_tasks))
-    return Machine(size, max(1, CPU_COUNT // size), gpus)
+    fitting = VARIANTS_PER_GPU * num_gpus if num_gpus else CPU_COUNT // num_threads
+    return Machine(max(1, min(num_workers or fitting, num_tasks)), num_threads, gpus)
 
 
 @contextlib.contextmanager
 def local_cluster(machine: Machine, environment: dict[str, str]) -> Iterator[Client]:
     """Worker processes on this machine, which end with the block, at once if it is left by an
-    exception.
+    exception. Nothing is reached from other machines, and only with a key that is made here.
 
     Args:
         machine: how many, and what each gets.
@@ -88,15 +99,30 @@ def local_cluster(machine: Machine, environment: dict[str, str]) -> Iterator[Cli
         "distributed.nanny.pre-spawn-environ": _thread_limits(machine.num_threads) | environment,
         "distributed.scheduler.allowed-failures": ALLOWED_DEATHS,
         "distributed.scheduler.worker-saturation": 1.0,
+        **_NO_PAGES,
     }
-    scheduler = {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": ":0"}
+    # Any user of the machine can connect to a port, and whoever speaks to a scheduler can run code.
+    security = Security.temporary()
+    scheduler = {
+        "host": _HERE,
+        "port": 0,
+        "protocol": "tls",
+        "security": security,
+        "dashboard": False,
+        "dashboard_address": f"{_HERE}:0",
+    }
     with tempfile.TemporaryDirectory() as scratch, dask.config.set(settings):
-        workers = {index: _worker(machine, index, scratch) for index in range(machine.num_workers)}
+        workers = {
+            index: _worker(machine, index, scratch, security)
+            for index in range(machine.num_workers)
+        }
         cluster = None
         try:
-            with _sigint_blocked():
+            with _terminal_blocked():
                 cluster = SpecCluster(
-                    scheduler={"cls": Scheduler, "options": scheduler}, workers=workers
+                    scheduler={"cls": Scheduler, "options": scheduler},
+                    workers=workers,
+                    security=security,
                 )
             with Client(cluster) as client:
                 yield client
@@ -114,9 +140,12 @@ def _thread_limits(num_threads: int) -> dict[str, str]:
     return {f"{library}_NUM_THREADS": str(num_threads) for library in ("OMP", "MKL", "OPENBLAS")}
 
 
-def _worker(machine: Machine, index: int, scratch: str) -> dict[str, Any]:
+def _worker(machine: Machine, index: int, scratch: str, security: Security) -> dict[str, Any]:
     options: dict[str, Any] = {
-        "host": "127.0.0.1",
+        "host": _HERE,
+        "protocol": "tls",
+        "security": security,
+        "config": _NO_PAGES,
         "nthreads": 1,
         "memory_limit": 0,
         "local_directory": scratch,
@@ -128,15 +157,15 @@ def _worker(machine: Machine, index: int, scratch: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    """Ctrl-C reaches every process in the terminal; what is started here, and its workers, shall
-    not see it.
+def _terminal_blocked() -> Iterator[None]:
+    """Ctrl-C, and the end of a terminal, reach every process in it; what is started here, and its
+    workers, shall not see them: the driver does, and ends the workers.
 
     A blocked signal stays blocked in threads and processes started meanwhile, and in those that
     they start.
     """
     multiprocessing.resource_tracker.ensure_running()  # on its way it unblocks signals
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
     finally:
@@ -153,11 +182,19 @@ def _kill_workers(cluster: SpecCluster) -> None:
 
 
 @contextlib.contextmanager
-def running_cluster(address: str) -> Iterator[Client]:
+def running_cluster(
+    address: str, say: Callable[[str], None], worker_timeout: float = WORKER_TIMEOUT
+) -> Iterator[Client]:
     """A cluster that was started elsewhere, and goes on after the block.
 
+    Args:
+        address: of its scheduler.
+        say: takes a line for the user, such as what is waited for.
+        worker_timeout: seconds to wait for its first worker.
+
     Raises:
-        SweepError: if there is none at the address, or its workers run several tasks at once.
+        SweepError: if there is none at the address, it has no worker, or one that lacks this
+            package or runs several tasks at once.
     """
     try:
         client = Client(address, timeout=_CONNECT_TIMEOUT)
@@ -165,19 +202,51 @@ def running_cluster(address: str) -> Iterator[Client]:
         raise SweepError(
             f"--scheduler {address}: no Dask scheduler answers there ({error})"
         ) from None
+    except TypeError as error:  # Dask's answer where it has no certificate to show
+        raise SweepError(
+            f"--scheduler {address}: {error}; allowed: tcp://, or Dask's settings "
+            "distributed.comm.tls (ca-file, client.cert, client.key) filled in"
+        ) from None
     with client:
-        busy = {
-            name: info["nthreads"]
-            for name, info in _workers(client).items()
-            if info["nthreads"] > 1
-        }
-        for name, threads in busy.items():
-            raise SweepError(
-                f"--scheduler {address}: worker {name} has {threads} threads, but a variant needs "
-                "a process "
-                "of its own; allowed: workers started with --nthreads 1"
-            )
+        if not _workers(client):
+            say(f"waiting for a worker to connect to {address}, {worker_timeout:g} s at most")
+            try:
+                client.wait_for_workers(1, worker_timeout)
+            except TimeoutError:
+                raise SweepError(_no_worker(client, worker_timeout)) from None
+        _check_workers(client)
         yield client
+
+
+def _no_worker(client: Client, seconds: float) -> str:
+    if isinstance(client.cluster, SpecCluster):
+        return f"no worker process on this machine in {seconds:g} s"
+    return (
+        f"--scheduler {client.scheduler.address}: no worker in {seconds:g} s; start one with `dask "
+        f"worker {client.scheduler.address} --nthreads 1`, or wait longer with --worker-timeout"
+    )
+
+
+def _check_workers(client: Client) -> None:
+    where = f"--scheduler {client.scheduler.address}"
+    for name, info in _workers(client).items():
+        if info["nthreads"] > 1:
+            raise SweepError(
+                f"{where}: worker {name} has {info['nthreads']} threads, but a variant needs a "
+                "process of its own; allowed: workers started with --nthreads 1"
+            )
+    answers = client.run(_project_version, on_error="return")
+    for name, answer in answers.items():
+        if isinstance(answer, BaseException):
+            raise SweepError(
+                f"{where}: worker {name} cannot run this project ({answer}); allowed: workers "
+                "started where the package and its dependencies are installed"
+            )
+
+
+def _project_version() -> str:
+    """On a worker: only where this module can be imported."""
+    return __name__
 
 
 def has_gpus(client: Client) -> bool:
@@ -235,7 +304,8 @@ class Task:
     """One call of the work, by name."""
 
     name: str
-    arguments: dict[str, Any]
+    arguments: Any
+    """What the work is called with; must be importable where the workers are."""
     resources: dict[str, float]
 
 
@@ -245,6 +315,8 @@ def execute(
     tasks: Sequence[Task],
     on_event: Callable[[str, dict[str, Any]], None],
     on_end: Callable[[str, dict[str, Any]], None],
+    say: Callable[[str], None] = lambda line: None,
+    worker_timeout: float = WORKER_TIMEOUT,
 ) -> None:
     """Run all tasks, each on a worker of its own, as many at once as there are workers.
 
@@ -256,11 +328,15 @@ def execute(
         on_event: called with a task's name and each of its reports, in another thread.
         on_end: called with a task's name and its answer; ``{"status": "failed", "error": …}`` if it
             has none because its workers died.
+        say: takes a line for the user, such as what is waited for.
+        worker_timeout: seconds to go on without a worker that could run a task.
 
     Raises:
-        SweepError: if the scheduler is gone, or cancelled the tasks for somebody else.
+        SweepError: if the scheduler is gone, cancelled the tasks for somebody else, or had no
+            worker for a task for too long.
     """
     topic, waiting, running = f"sweep-{uuid.uuid4().hex}", list(reversed(tasks)), {}
+    idle = _Idleness(client, tasks[0].resources if tasks else {}, say, worker_timeout)
     client.subscribe_topic(topic, lambda event: on_event(event[1]["task"], event[1]["report"]))
     try:
         while waiting or running:
@@ -278,6 +354,7 @@ def execute(
                     resources=task.resources,
                 )
                 running[future] = task.name
+            idle.check()
             with contextlib.suppress(TimeoutError):
                 wait(list(running), timeout=1, return_when="FIRST_COMPLETED")
             for future in [future for future in running if future.done()]:
@@ -292,6 +369,35 @@ def execute(
             client.cancel(list(running), force=True)
 
 
+class _Idleness:
+    """Says, once, that no worker is there that could run a task, and gives up after a time."""
+
+    def __init__(
+        self,
+        client: Client,
+        resources: dict[str, float],
+        say: Callable[[str], None],
+        timeout: float,
+    ):
+        self._client, self._resources = client, resources
+        self._say, self._timeout = say, timeout
+        self._since: float | None = None
+
+    def check(self) -> None:
+        """Look at the workers that are there now.
+
+        Raises:
+            SweepError: if there has been none for too long.
+        """
+        if num_able(self._client, self._resources):
+            self._since = None
+        elif self._since is None:
+            self._since = time.monotonic()
+            self._say(f"waiting for a worker, {self._timeout:g} s at most")
+        elif time.monotonic() - self._since > self._timeout:
+            raise SweepError(_no_worker(self._client, self._timeout))
+
+
 def _answer(future: Any) -> dict[str, Any]:
     try:
         return future.result()
@@ -303,7 +409,7 @@ def _answer(future: Any) -> dict[str, Any]:
     return {"status": "failed", "error": reason}
 
 
-def _perform(work: Work, name: str, arguments: dict[str, Any], topic: str) -> dict[str, Any]:
+def _perform(work: Work, name: str, arguments: Any, topic: str) -> dict[str, Any]:
     """In the worker: the work, with reports that reach the driver and raise once the task is
     cancelled.
     """

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import click
-from kedro.config import MissingConfigException, OmegaConfigLoader
+from kedro.config import OmegaConfigLoader
 from kedro.framework.project import settings
-from kedro.framework.session import KedroSession
 from kedro_mlflow.config.kedro_mlflow_config import KedroMlflowConfig
 
-from incontext_linear.sweeps.config import SweepConfig, SweepError, check_sweeps
+from incontext_linear.environment import ConfigurationError, read_configuration
+from incontext_linear.session import ProjectSession
+from incontext_linear.sweeps.config import SweepConfig, SweepError, check_sweep
+from incontext_linear.sweeps.state import SweepFolder
 from incontext_linear.sweeps.variants import Variant, cross
 
 
@@ -35,33 +37,44 @@ class Project:
         overrides = copy.deepcopy(runtime_params or {})
         return OmegaConfigLoader(source, self.env, overrides, **settings.CONFIG_LOADER_ARGS)
 
-    def sweeps(self) -> dict[str, SweepConfig]:
-        """All sweeps by name.
+    def names(self) -> list[str]:
+        """The sweeps that the environment defines, whether they can be run or not.
 
         Raises:
-            SweepError: if one is not well-formed.
+            SweepError: if there is no such environment, or a file of it cannot be read.
         """
-        try:
-            return check_sweeps(self._loader()["sweeps"])
-        except MissingConfigException:
-            return {}
+        return list(self._sweeps())
 
     def sweep(self, name: str) -> SweepConfig:
         """One sweep.
 
         Raises:
-            SweepError: if there is none of this name; those that exist are named.
+            SweepError: if there is none of this name, naming those that exist; or if it is not
+                well-formed.
         """
-        sweeps = self.sweeps()
+        sweeps = self._sweeps()
         if name not in sweeps:
             raise SweepError(
                 f"there is no sweep {name!r}; allowed: {', '.join(sweeps) or 'none is defined'}"
             )
-        return sweeps[name]
+        return check_sweep(name, sweeps[name])
 
-    def folder(self, name: str) -> Path:
-        """Where a sweep's variants lie, relative to the project."""
-        return Path(self._loader()["globals"]["data"]) / "sweeps" / name
+    def _sweeps(self) -> dict[str, Any]:
+        loader = self._loader()
+        if not list((self.path / settings.CONF_SOURCE).rglob("sweeps*")):
+            return {}
+        return self._read(loader, "sweeps")
+
+    def _read(self, loader: OmegaConfigLoader, key: str) -> dict[str, Any]:
+        try:
+            return read_configuration(loader, key)
+        except ConfigurationError as error:
+            raise SweepError(str(error)) from None
+
+    def folder(self, name: str) -> SweepFolder:
+        """Where a sweep's variants lie."""
+        data = self._read(self._loader(), "globals")["data"]
+        return SweepFolder(self.path, Path(data) / "sweeps" / name)
 
     def variants(self, name: str, sweep: SweepConfig) -> list[Variant]:
         """A sweep's variants, all checked.
@@ -69,7 +82,9 @@ class Project:
         Raises:
             SweepError: naming every variant and parameter that is not valid.
         """
-        return cross(name, sweep, lambda overrides: self._loader(overrides)["parameters"])
+        return cross(
+            name, sweep, lambda overrides: self._read(self._loader(overrides), "parameters")
+        )
 
     @property
     def worker_environment(self) -> dict[str, str]:
@@ -83,7 +98,7 @@ class Project:
     def mlflow(self) -> Iterator[KedroMlflowConfig]:
         """kedro-mlflow's configuration, set up as in a run of this environment."""
         try:
-            with KedroSession.create(self.path, env=self.env) as session:
+            with ProjectSession.create(self.path, env=self.env) as session:
                 yield session.load_context().mlflow
         except click.ClickException as error:  # of the project's own checks
             raise SweepError(error.message) from None

@@ -4,14 +4,13 @@ goes on.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from kedro_mlflow.config.kedro_mlflow_config import KedroMlflowConfig
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from incontext_linear.sweeps.state import read_parent_run, write_parent_run
+from incontext_linear.sweeps.state import SweepFolder
 from incontext_linear.tracking import kill_open_runs
 
 
@@ -36,7 +35,7 @@ class ParentRun:
 
 @contextmanager
 def parent_run(
-    config: KedroMlflowConfig, folder: Path, name: str, tags: dict[str, Any]
+    config: KedroMlflowConfig, folder: SweepFolder, name: str, tags: dict[str, Any]
 ) -> Iterator[ParentRun]:
     """Open the sweep's run, the one that its folder names if that still exists.
 
@@ -50,7 +49,7 @@ def parent_run(
         The run; its ``status`` is what it ends with, KILLED if the block is interrupted.
     """
     client: MlflowClient = config.server._mlflow_client
-    run_id = read_parent_run(folder)
+    run_id = folder.read_parent_run()
     try:
         found = run_id is not None and client.get_run(run_id).info.lifecycle_stage == "active"
     except MlflowException:  # another tracking server, or a database that was removed
@@ -58,7 +57,7 @@ def parent_run(
     if not found:
         experiment = config.tracking.experiment._experiment.experiment_id
         run_id = client.create_run(experiment, run_name=name).info.run_id
-        write_parent_run(folder, run_id)
+        folder.write_parent_run(run_id)
     client.update_run(run_id, status="RUNNING")
     for key, value in tags.items():
         client.set_tag(run_id, key, value)

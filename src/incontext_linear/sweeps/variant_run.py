@@ -14,107 +14,121 @@ from typing import Any
 
 import torch
 from kedro.framework.project import pipelines, settings
-from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
+from kedro.io import DatasetError
 
-from incontext_linear.files import UnreadableFileError
-from incontext_linear.learner.saved import load_learner
-from incontext_linear.parameters import Parameters
+from incontext_linear.datasets import LearnerDataset
+from incontext_linear.environment import read_environment
+from incontext_linear.files import remove_temporaries
+from incontext_linear.locks import LockedError, exclusive
 from incontext_linear.progress import listening
+from incontext_linear.session import ProjectSession
 from incontext_linear.sweeps.engine import Report, TaskCancelled
-from incontext_linear.sweeps.state import LOG_FILE, NOTHING_YET, read_state, write_state
-from incontext_linear.sweeps.variants import PIPELINES
+from incontext_linear.sweeps.state import NOTHING_YET
+from incontext_linear.sweeps.variants import PIPELINES, VariantTask
 from incontext_linear.tracking import Tracking, end_open_runs
 from incontext_linear.training.config import TrainingConfig
 from incontext_linear.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
-LEARNER_FILE = Path("06_models", "learner.safetensors")
-"""Where the catalog keeps the learner, below the data folder."""
+LEARNER = "learner"
+"""What the catalog calls the dataset that training makes."""
 
-TRAINING_NODE = "train_learner"
-"""What is left out where the learner is there already."""
+_LOCK_PATIENCE = 60.0
+"""Seconds that a variant which was cancelled on another worker may take to its next report."""
 
 _one_at_a_time = threading.Lock()
 _bootstrapped: Path | None = None
 
 
-def run_variant(task: dict[str, Any], report: Report) -> dict[str, Any]:
+class VariantSession(ProjectSession):
+    """A run in the variant's folder, whose lock `run_variant` holds."""
+
+    def check_variant(self) -> None:
+        """The parameter ``variant`` is what this session is for."""
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nothing more to hold."""
+        yield
+
+
+def run_variant(task: VariantTask, report: Report) -> dict[str, Any]:
     """Run one variant's pipelines; a failure is an answer too, so that the other variants go on.
 
     Args:
-        task: ``project`` and ``env``; ``runtime_params``, which hold the parameter ``variant``;
-            its ``record``; ``num_threads`` for PyTorch, None for its own choice.
+        task: what to run and where.
         report: takes the run's progress, as `progress.listening` gives it.
 
     Returns:
-        What the variant's folder then says of it, see `state.write_state`.
+        What the variant's folder then says of it, see `state.VariantFolder.write`.
     """
+    folder, record = task.folder, task.variant.record
     with _one_at_a_time:
-        project = Path(task["project"])
-        _enter(project, task["num_threads"])
-        variant = task["runtime_params"]["variant"]
-        folder = _folder(task)
-        trained = is_trained(
-            folder / LEARNER_FILE, Parameters.model_validate(task["record"]["parameters"])
-        )
-        if (
-            read_state(folder).get("fingerprint") not in (None, task["record"]["fingerprint"])
-            and not trained
-        ):
-            shutil.rmtree(folder)  # results of other parameters must not stand beside the new ones
-        state = task["record"] | NOTHING_YET
-        write_state(folder, state)
+        _enter(folder.project, task.variant.num_threads)
         try:
-            with _logged_to(folder / LOG_FILE):
-                state |= _run(task, variant, report, trained)
-        finally:
-            _free_memory()
-        write_state(folder, state)
-        return state
+            with exclusive(folder.lock, _LOCK_PATIENCE):
+                state = record | NOTHING_YET
+                try:
+                    return _run_in_folder(task, state, report)
+                finally:
+                    _free_memory()
+        except LockedError as error:
+            return record | NOTHING_YET | {"status": "failed", "error": str(error)}
 
 
-def _folder(task: dict[str, Any]) -> Path:
-    return Path(task["project"], task["runtime_params"]["variant"]["folder"])
+def _run_in_folder(task: VariantTask, state: dict[str, Any], report: Report) -> dict[str, Any]:
+    folder, recipe = task.folder, task.variant.parameters.recipe
+    learner = _learner(task)
+    trained = is_trained(learner, recipe, task.variant.num_threads)
+    changed = folder.read().get("fingerprint") not in (None, state["fingerprint"])
+    if changed and not trained:
+        shutil.rmtree(folder.path)  # results of other parameters must not stand beside the new ones
+    if folder.path.exists():
+        remove_temporaries(folder.path)
+    folder.write(state)
+    with _logged_to(folder.project / folder.log):
+        answer = state | _run(task, learner, report, trained)
+    folder.write(answer)
+    return answer
 
 
-def is_trained(path: Path, parameters: Parameters) -> bool:
-    """Whether the file holds the learner that training with these parameters would give.
+def _learner(task: VariantTask) -> LearnerDataset:
+    """The catalog's entry of the variant's learner."""
+    _, catalog = read_environment(task.folder.project, task.env, task.runtime_params)
+    return catalog.get(LEARNER)
+
+
+def is_trained(learner: LearnerDataset, recipe: Recipe, num_threads: int) -> bool:
+    """Whether the learner that a training by this recipe would give lies there.
 
     Then a change of the baselines or of the comparison costs no training, nor does a variant that
     failed after it.
     """
-    try:
-        learner = load_learner(path)
-        training, seed = (
-            TrainingConfig.model_validate(learner.record["training"]),
-            learner.record["seed"],
-        )
-    except (
-        FileNotFoundError,
-        UnreadableFileError,
-        KeyError,
-        ValueError,
-    ):  # none, or of an older version
+    if not learner.exists():
         return False
-    recipe = Recipe(learner.task, learner.model.config, training, seed)
-    return recipe.fingerprint == parameters.recipe.fingerprint
+    try:
+        found = learner.load()
+        training = TrainingConfig.model_validate(found.record["training"])
+        by = Recipe(found.task, found.model.config, training, found.record["seed"])
+    except (DatasetError, KeyError, ValueError):  # damaged, or of an older version
+        return False
+    threads = found.record.get("num_threads", num_threads)  # older ones do not say
+    return by.fingerprint == recipe.fingerprint and threads == num_threads
 
 
 def _node_names(trained: bool) -> list[str]:
     """The nodes of a variant's pipelines, the one that trains only where there is a learner to
     train.
     """
-    # Pipelines share nodes; Kedro takes a name that is given twice for two nodes.
-    names = list(
-        dict.fromkeys(node.name for pipeline in PIPELINES for node in pipelines[pipeline].nodes)
-    )
-    return [name for name in names if not (trained and name == TRAINING_NODE)]
+    nodes = [node for pipeline in PIPELINES for node in pipelines[pipeline].nodes]
+    chosen = [node.name for node in nodes if not (trained and LEARNER in node.outputs)]
+    return list(dict.fromkeys(chosen))  # pipelines share nodes, and Kedro takes each name once
 
 
 def _run(
-    task: dict[str, Any], variant: dict[str, Any], report: Report, trained: bool
+    task: VariantTask, learner: LearnerDataset, report: Report, trained: bool
 ) -> dict[str, Any]:
     tracking = next(hook for hook in settings.HOOKS if isinstance(hook, Tracking))
     tracking.run_id, last, start = None, {}, time.perf_counter()
@@ -126,17 +140,18 @@ def _run(
     outcome: dict[str, Any] = {"status": "done"}
     try:
         listener({"stage": "starting"})
-        arguments = {"env": task["env"], "runtime_params": task["runtime_params"]}
-        with KedroSession.create(task["project"], **arguments) as session, listening(listener):
+        arguments = {"env": task.env, "runtime_params": task.runtime_params}
+        project = task.folder.project
+        with VariantSession.create(project, **arguments) as session, listening(listener):
             session.run(pipeline_names=list(PIPELINES), node_names=_node_names(trained))
         if "spd_to_ols" not in last:  # there was no step of training left to report
-            last |= load_learner(_folder(task) / LEARNER_FILE).record["history"][-1]
+            last |= learner.load().record["history"][-1]
         end_open_runs("FINISHED")
     except TaskCancelled:
         end_open_runs("KILLED")
         outcome = {"status": "interrupted"}
     except Exception as error:
-        logger.exception("The variant %s failed", variant["name"])
+        logger.exception("The variant %s failed", task.variant.name)
         outcome = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
         # kedro-mlflow ends the run of a node that fails, not of what goes wrong before the first or
         # after the last one; left open, it would take in the next variant of this process.
@@ -148,15 +163,14 @@ def _run(
     }
 
 
-def _enter(project: Path, num_threads: int | None) -> None:
+def _enter(project: Path, num_threads: int) -> None:
     """Relative places, such as MLflow's database, mean those of the project."""
     global _bootstrapped
     os.chdir(project)
     if _bootstrapped != project:
         bootstrap_project(project)
         _bootstrapped = project
-    if num_threads:
-        torch.set_num_threads(num_threads)
+    torch.set_num_threads(num_threads)
 
 
 @contextmanager

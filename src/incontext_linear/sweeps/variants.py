@@ -18,6 +18,7 @@ from incontext_linear.parameters import (
     show,
 )
 from incontext_linear.sweeps.config import SweepConfig, SweepError
+from incontext_linear.sweeps.state import VariantFolder
 from incontext_linear.training.config import NO_EFFECT
 
 PIPELINES = ("data_generation", "model_training", "baseline_estimation", "behavioral_comparison")
@@ -38,6 +39,8 @@ class Variant:
     """Nested parameters that make it this variant, over the environment's."""
     parameters: Parameters
     """The whole tree, checked."""
+    num_threads: int = 1
+    """Of its arithmetic on the CPU."""
 
     @property
     def name(self) -> str:
@@ -58,7 +61,8 @@ class Variant:
         tree["training"] = {
             key: value for key, value in tree["training"].items() if key not in NO_EFFECT
         }
-        return fingerprint(tree, self.seed)
+        # One thread is what sweeps have by default, and is left out as the earliest ones left it.
+        return fingerprint(tree, self.seed, *([self.num_threads] if self.num_threads > 1 else []))
 
     @property
     def record(self) -> dict[str, Any]:
@@ -68,12 +72,44 @@ class Variant:
             "variant": self.name,
             "axes": self.axes,
             "seed": self.seed,
+            "num_threads": self.num_threads,
             "fingerprint": self.fingerprint,
             "parameters": self.parameters.model_dump(mode="json", exclude={"variant"}),
         }
 
     def _settings(self) -> list[tuple[str, AxisValue]]:
         return [*self.axes.items(), ("seed", self.seed)]
+
+
+@dataclass(frozen=True)
+class VariantTask:
+    """One variant to run: all that a worker process needs to know.
+
+    Args:
+        variant: what to run.
+        folder: where; the project lies there under the same path for every worker.
+        env: Kedro's environment.
+        parent_run_id: the sweep's run in MLflow.
+    """
+
+    variant: Variant
+    folder: VariantFolder
+    env: str | None
+    parent_run_id: str | None
+
+    @property
+    def runtime_params(self) -> dict[str, Any]:
+        """What is laid over the environment's parameters, with the `VariantConfig`."""
+        variant = self.variant
+        identity = {
+            "sweep": variant.sweep,
+            "name": variant.name,
+            "folder": self.folder.relative.as_posix(),
+            "axes": variant.axes,
+            "seed": variant.seed,
+            "parent_run_id": self.parent_run_id,
+        }
+        return variant.overrides | {"variant": identity}
 
 
 def cross(
@@ -106,7 +142,8 @@ def cross(
             continue
         for seed in sweep.seeds:
             seeded = parameters.model_copy(update={"seed": seed})
-            variants.append(Variant(name, axes, seed, overrides | {"seed": seed}, seeded))
+            own = overrides | {"seed": seed}
+            variants.append(Variant(name, axes, seed, own, seeded, sweep.num_threads))
     if problems:
         raise SweepError("\n".join(problems))
     return variants

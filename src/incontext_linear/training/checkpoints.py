@@ -3,6 +3,7 @@ readable one.
 """
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,9 @@ class CheckpointStore:
 
     def save(self, run: str, checkpoint: Checkpoint) -> Path:
         """Write a checkpoint atomically, then remove all but the newest ``keep``."""
-        path = self.directory / run / f"step_{checkpoint.step:09d}.safetensors"
-        write_tensors(path, checkpoint.tensors, {**checkpoint.description, "step": checkpoint.step})
+        path = self._path(run, checkpoint.step)
+        description = {**checkpoint.description, "step": checkpoint.step, "run": run}
+        write_tensors(path, checkpoint.tensors, description)
         for old in self.paths(run)[: -self.keep]:
             old.unlink(missing_ok=True)
         return path
@@ -58,22 +60,35 @@ class CheckpointStore:
         """The newest readable checkpoint of a run; unreadable ones are named in a warning and
         passed over.
         """
+        return next(self.readable(run), None)
+
+    def readable(self, run: str) -> Iterator[Checkpoint]:
+        """The checkpoints of a run, the newest first, without those that are damaged or another
+        run's: each of these is named in a warning.
+        """
         for path in reversed(self.paths(run)):
             try:
                 tensors, description = read_tensors(path)
+                step = description["step"]
+                if description.get("run", run) != run or self._path(run, step) != path:
+                    raise UnreadableFileError(f"{path} is of another run or step")
             except FileNotFoundError:  # another process with the same parameters has moved on
                 continue
-            except UnreadableFileError as error:
-                logger.warning("Passing over a damaged checkpoint: %s", error)
+            except (UnreadableFileError, KeyError, TypeError, ValueError) as error:
+                logger.warning("Passing over a checkpoint that cannot be used: %s", error)
                 continue
-            return Checkpoint(description["step"], tensors, description)
-        return None
+            yield Checkpoint(step, tensors, description)
 
-    def discard(self, run: str) -> None:
-        """Remove a run's checkpoints: its learner has been saved."""
-        folder = self.directory / run
-        for path in self.paths(run):
-            path.unlink(missing_ok=True)
-        remove_temporaries(folder)
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+    def _path(self, run: str, step: int) -> Path:
+        return self.directory / run / f"step_{step:09d}.safetensors"
+
+    def discard(self, recipe: str) -> None:
+        """Remove the checkpoints of all runs of a recipe, by its fingerprint: its learner is
+        saved.
+        """
+        for folder in self.directory.glob(f"{recipe}*"):
+            for path in self.paths(folder.name):
+                path.unlink(missing_ok=True)
+            remove_temporaries(folder)
+            if not any(folder.iterdir()):
+                folder.rmdir()

@@ -1,0 +1,96 @@
+"""Ctrl-C, a batch system's SIGTERM and a closed terminal's SIGHUP are one thing: stop, cleanly."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType, TracebackType
+
+EXIT_STATUS = 130
+"""After an interruption, as shells have it for Ctrl-C."""
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    """Raise once; whatever comes while the interrupted work is put in order changes nothing."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def interruptible(*, until_exit: bool = False) -> Iterator[None]:
+    """While the block runs, the first of these signals raises KeyboardInterrupt in it, and further
+    ones are ignored.
+
+    Inside another such block, or outside the main thread, nothing is changed; a signal that was
+    ignored before (``nohup``) stays so.
+
+    Args:
+        until_exit: leave the signals ignored after an interruption, since the process then ends.
+    """
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    if threading.current_thread() is not threading.main_thread() or _interrupt in before.values():
+        yield
+        return
+    previous = {n: handler for n, handler in before.items() if handler is not signal.SIG_IGN}
+    for number in previous:
+        signal.signal(number, _interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if until_exit:
+            previous = {}
+        raise
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def quiet_start() -> Iterator[None]:
+    """While the block imports for a command line, Ctrl-C ends the process at once: nothing was
+    begun, and libraries take an exception in the middle of their import for an error of their own.
+    Afterwards an interruption that nobody catches is one line instead of a traceback.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT)
+    if not (in_main_thread and _is_command_line() and handler is signal.default_int_handler):
+        yield
+        return
+    _hide_traceback()
+    signal.signal(signal.SIGINT, _end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def _is_command_line() -> bool:
+    """Whether this is ``kedro`` or ``python -m incontext_linear``, not a notebook or a test."""
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.name == "__main__.py" else program.name
+    return name in ("kedro", "python -m kedro", __package__)
+
+
+def _end(signum: int, frame: FrameType | None) -> None:
+    os.write(2, b"\nInterrupted before anything was begun.\n")
+    os._exit(EXIT_STATUS)
+
+
+def _hide_traceback() -> None:
+    previous = sys.excepthook
+
+    def excepthook(
+        kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+    ) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            print("\nInterrupted.", file=sys.stderr)
+        else:
+            previous(kind, error, traceback)
+
+    sys.excepthook = excepthook

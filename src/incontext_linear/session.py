@@ -1,0 +1,105 @@
+"""A run of this project: alone in its data folder, and stopped cleanly by every signal.
+
+Kedro's settings name `ProjectSession`, so ``kedro run`` and a notebook's session are of this class.
+It asks the questions that need no hook before anything is written: whether the command can be
+carried out, and whether another run is at work on the same files.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from kedro.framework.context import KedroContext
+from kedro.framework.project import pipelines
+from kedro.framework.session import KedroSession
+from kedro.pipeline import Pipeline
+from kedro.runner import AbstractRunner
+
+from incontext_linear.environment import ConfigurationError, data_folder, sole_run
+from incontext_linear.interrupts import interruptible
+from incontext_linear.tracking import end_open_runs
+
+VARIANT_IS_SET = "variant: set by `kedro sweep run` for each run that it starts; leave it out"
+
+
+class ProjectSession(KedroSession):
+    """Kedro's session, whose run holds the lock of the folder that it writes to."""
+
+    def run(self, *args: Any, runner: AbstractRunner | None = None, **options: Any) -> Any:
+        """Run as Kedro does, and stop at Ctrl-C, SIGTERM or SIGHUP with the MLflow run KILLED.
+
+        Raises:
+            click.ClickException: if the runner is of a kind that loses results, a node or tag does
+                not exist, or another run is at work on this environment's data folder.
+        """
+        if runner is not None:
+            check_runner(type(runner).__name__, getattr(runner, "_is_async", False))
+        self.check_variant()
+        _check_filters(**options)
+        with interruptible(), self.alone():
+            try:
+                return super().run(*args, runner=runner, **options)
+            except KeyboardInterrupt:
+                end_open_runs("KILLED")
+                raise
+
+    def load_context(self) -> KedroContext:
+        """The context, as Kedro makes it."""
+        self.check_variant()
+        return super().load_context()
+
+    def check_variant(self) -> None:
+        """Refuse the parameter that says where a variant of a sweep writes."""
+        if "variant" in (self.store.get("runtime_params") or {}):
+            raise click.ClickException(VARIANT_IS_SET)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the lock of the environment's data folder."""
+        try:
+            data = data_folder(self._project_path, self._get_config_loader())
+        except ConfigurationError as error:
+            raise click.ClickException(str(error)) from None
+        with sole_run(data):
+            yield
+
+
+def check_runner(runner: str, is_async: bool) -> None:
+    """Refuse what takes nodes, or their files, out of the thread of the MLflow run.
+
+    Args:
+        runner: its name, or the dotted path of its class.
+        is_async: whether it loads and saves in threads of their own.
+
+    Raises:
+        click.ClickException: saying what is allowed.
+    """
+    if is_async:
+        raise click.ClickException(
+            "--async: files would be saved in threads of their own, which MLflow takes for other "
+            "runs, so metrics and tables would be lost; allowed: without it"
+        )
+    if runner.rpartition(".")[2] != "SequentialRunner":
+        raise click.ClickException(
+            f"--runner {runner}: nodes would run outside of their MLflow run; allowed: "
+            "SequentialRunner, and `kedro sweep run` for many runs at once"
+        )
+
+
+def _check_filters(pipeline_names: Any = None, **options: Any) -> None:
+    """Let Kedro's own errors about nodes and tags that do not exist come early, and as one line."""
+    pipelines.set_requested(list(pipeline_names) if pipeline_names else None)
+    chosen = sum((pipelines[n] for n in pipeline_names or ["__default__"]), Pipeline([]))
+    filters = ("tags", "node_names", "from_nodes", "to_nodes", "from_inputs", "to_outputs")
+    given = {name: options[name] for name in filters if options.get(name)}
+    if options.get("namespaces"):
+        given["node_namespaces"] = options["namespaces"]
+    try:
+        chosen.filter(**given)
+    except ValueError as error:
+        raise click.ClickException(f"{error} (given {_show(given)})") from None
+
+
+def _show(given: dict[str, Any]) -> str:
+    return "; ".join(f"{name}: {', '.join(map(str, values))}" for name, values in given.items())

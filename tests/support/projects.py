@@ -1,0 +1,69 @@
+"""Copies of the project, and its commands run as a user runs them."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {"DO_NOT_TRACK": "1", "COLUMNS": "250", "OMP_NUM_THREADS": "1"}
+
+
+def copy_project(target: Path) -> Path:
+    """The configuration and the code of the project, without any data."""
+    for name in ("conf", "src"):
+        ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        shutil.copytree(ROOT / name, target / name, ignore=ignore)
+    for name in ("pyproject.toml", ".telemetry"):
+        shutil.copy(ROOT / name, target)
+    return target
+
+
+def start(project: Path, *arguments: str, **options) -> subprocess.Popen:
+    """``kedro`` in a process of its own, its output in one pipe."""
+    command = [sys.executable, "-m", "kedro", *arguments]
+    known = {"cwd": project, "env": ENVIRONMENT, "text": True}
+    known |= {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(command, **(known | options))
+
+
+def kedro(project: Path, *arguments: str, **options) -> tuple[int, str]:
+    """``kedro`` until it ends: its exit status, and all it said on one line."""
+    process = start(project, *arguments, **options)
+    output, _ = process.communicate(timeout=600)
+    return process.returncode, " ".join(output.split())
+
+
+def await_(condition, process: subprocess.Popen, seconds: float = 300) -> None:
+    """Wait until something holds, as long as the process is alive."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if process.poll() is not None:
+            raise AssertionError(f"exit status {process.returncode}: {process.stdout.read()}")
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def mlflow_runs(project: Path) -> list[mlflow.entities.Run]:
+    """All runs of the project's database, oldest first."""
+    client = mlflow.MlflowClient(f"sqlite:///{project}/mlflow.db")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return client.search_runs(experiments, order_by=["attributes.start_time ASC"])
+
+
+def statuses(project: Path) -> list[str]:
+    """What MLflow says of all runs, oldest first."""
+    return [run.info.status for run in mlflow_runs(project)]
+
+
+def snapshot(project: Path) -> dict[str, tuple[int, int]]:
+    """Time and size of every file, to see that nothing was written."""
+    return {
+        str(path.relative_to(project)): (path.stat().st_mtime_ns, path.stat().st_size)
+        for path in project.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
