@@ -469,10 +469,11 @@ def _one_layer() -> Iterator[Control]:
 
 
 def _depth() -> Iterator[Control]:
-    task = TaskConfig(dim=3, num_examples=10)
+    # Predictions are polynomials of degree 2·3^L − 1 in x: with normal x, a few prompts decide the
+    # mean of the loss and of the SPD (from L = 2 on). Bounded x of the same variance have no tail.
+    task = TaskConfig(dim=3, num_examples=10, inputs="uniform*3.4641+-1.73205")
     forms = [(2, "preconditioned"), (2, "gd_plus_plus"), (2, "full"), (4, "preconditioned")]
     for num_layers, matrices in forms:
-        # Predictions are polynomials of degree 2·3^L in x: without clipping, rare prompts decide.
         yield Control(
             "depth",
             f"linear attention, {matrices}, L={num_layers}",
