@@ -1,4 +1,4 @@
-# make run · make test · make lint · make viz · make mlflow · make bench
+# make run · make test · make quick · make lint · make hooks · make viz · make mlflow · make bench
 # Each sets up .venv first, from the exact versions in requirements.lock, unless that is done already.
 
 PYTHON ?= python3.11
@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint viz mlflow bench
+.PHONY: help setup hooks run test quick lint types baseline viz mlflow bench
 
 help: ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,16 +22,29 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
+hooks: setup ## check every commit as `make lint` would
+	$(BIN)/pre-commit install
+
 run: setup ## run every pipeline: train, compare, probe, construct
 	$(BIN)/kedro run
 
-test: setup ## run the tests
+test: setup ## run all tests
 	$(BIN)/python -m pytest
 
-lint: setup ## check style
+quick: setup ## run the tests that take a minute together
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: setup ## check style, layers and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(MAKE) --no-print-directory types
+
+types: setup ## check types; known errors are in .basedpyright/baseline.json
+	$(BIN)/basedpyright --baselinemode=lock
+
+baseline: setup ## write the list of known type errors anew, once some are mended
+	$(BIN)/basedpyright --writebaseline
 
 viz: setup ## show the graph in kedro-viz
 	$(BIN)/kedro viz run

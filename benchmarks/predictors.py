@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import sklearn
@@ -122,7 +122,7 @@ def moment(x: Tensor, y: Tensor) -> Tensor:
 
 
 def sklearn_sgd(k: int) -> SGDRegressor:
-    rate = {"learning_rate": "constant", "eta0": 2 * STEP_SIZE, "penalty": None}
+    rate: dict[str, Any] = {"learning_rate": "constant", "eta0": 2 * STEP_SIZE, "penalty": None}
     return SGDRegressor(fit_intercept=False, shuffle=False, max_iter=1, tol=None, **rate)
 
 
@@ -217,9 +217,7 @@ def loop_over_prefixes(
     )
 
 
-def loop_over_fits(
-    estimator: Callable[[int], object], xs: np.ndarray, ys: np.ndarray
-) -> np.ndarray:
+def loop_over_fits(estimator: Callable[[int], Any], xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
     """A scikit-learn estimator fitted once a prompt and prefix; predictions (B, n−1)."""
     predictions = np.empty((xs.shape[0], xs.shape[1] - 1))
     for b, (x, y) in enumerate(zip(xs, ys, strict=True)):
@@ -437,7 +435,7 @@ WHY_RIDGE_IS_NOT_TEN_TIMES_FASTER = """\
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--output", type=Path, default=Path("docs"), help="folder for the page and the figure"
     )

@@ -54,7 +54,7 @@ def fit_one(
     probe = PlainProbe(*hidden.shape[1:], values.shape[1], hidden_units).to(hidden.device)
     optimizer = torch.optim.Adam(probe.parameters(), lr=config.learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.num_steps)
-    rng, best, kept = generator(seed, "plain"), float("inf"), None
+    rng, best, kept = generator(seed, "plain"), float("inf"), probe.state_dict()
     check_every = max(1, config.num_steps // 25)
     validation = hidden[split.validation], values[split.validation]
     for step in range(1, config.num_steps + 1):
@@ -113,7 +113,7 @@ def compare(name: str, num_prompts: int, num_steps: int, rounds: int, device: st
 
 def main() -> None:
     """Print the comparison as a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--prompts", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)

@@ -56,7 +56,7 @@ def time_step(batch_size: int, steps: int, cuda_graph: bool) -> float:
 
 def main() -> None:
     """Print one line a batch size and setting; each process takes part, the first prints."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 256, 1024])
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--graph", choices=["on", "off", "both"], default="both")

@@ -57,7 +57,7 @@ def matrix_peak(size: int = 8192, repeats: int = 10) -> float:
     """Measured FLOP/s of a large bfloat16 product on this GPU, random data."""
     left, right = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     for _ in range(3):
-        left @ right
+        torch.matmul(left, right)
     return 2 * size**3 / _median_seconds(lambda: left @ right, repeats)
 
 
@@ -128,7 +128,7 @@ def measure(steps: int | None) -> tuple[str, list[tuple]]:
 
 def main() -> None:
     """Print the table and write it as Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("docs/results"))
     parser.add_argument("--steps", type=int, default=None, help="steps a stretch")
     arguments = parser.parse_args()

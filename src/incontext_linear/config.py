@@ -182,6 +182,19 @@ class DataGenerationConfig(Config):
     num_probing_prompts: PositiveInt = 2048
 
 
+class BootstrapConfig(Config):
+    """Intervals by resampling: one place in each package's parameters, ``….bootstrap``."""
+
+    confidence: OpenFraction = 0.95
+    """Level of the intervals."""
+    num_resamples: PositiveInt = 1000
+
+    @property
+    def tail(self) -> float:
+        """Probability on either side of an interval."""
+        return (1 - self.confidence) / 2
+
+
 def resolve_device(name: str) -> "torch.device":
     """``auto``: a GPU where there is one, else the CPU.
 

@@ -11,25 +11,24 @@ from typing import Any, get_args
 from pydantic import BaseModel, NonNegativeInt, ValidationError
 
 from incontext_linear.comparison.config import ComparisonConfig
+from incontext_linear.comparison.identification import IdentificationConfig
 from incontext_linear.config import (
     Config,
     DataGenerationConfig,
     Device,
-    DistributionConfig,
     ModelConfig,
     TaskConfig,
     explain,
 )
 from incontext_linear.construction.config import ConstructionConfig
 from incontext_linear.phase_diagram.config import PhaseDiagramConfig
-from incontext_linear.predictors import build_predictors
+from incontext_linear.predictors import Baselines
 from incontext_linear.probing.config import ProbingConfig
+from incontext_linear.probing.interventions import build_interventions
 from incontext_linear.probing.targets import build_targets
+from incontext_linear.tables import LEARNER
 from incontext_linear.training.config import TrainingConfig
 from incontext_linear.training.recipe import Recipe
-
-LEARNER = "transformer"
-"""What tables, figures and metrics call the learner."""
 
 
 class ParameterError(ValueError):
@@ -67,10 +66,11 @@ class Parameters(Config):
     model: ModelConfig
     training: TrainingConfig
     data_generation: DataGenerationConfig
-    baselines: dict[str, dict[str, Any] | None]
+    baselines: Baselines
     """Name → type and arguments; null takes away one that conf/base lists."""
     comparison: ComparisonConfig
     probing: ProbingConfig
+    identification: IdentificationConfig
     construction: ConstructionConfig
     phase_diagram: PhaseDiagramConfig
     variant: VariantConfig | None = None
@@ -100,19 +100,24 @@ def check_parameters(raw: dict[str, Any]) -> Parameters:
     return parameters
 
 
-def _check_names(baselines: dict[str, Any]) -> list[str]:
+def _check_baselines(baselines: Baselines, task: TaskConfig) -> list[str]:
     """Names of baselines become names of curves and of MLflow's metrics."""
-    if all(spec is None for spec in baselines.values()):
+    if not baselines.active:
         return ["baselines: none given; allowed: at least one"]
     problems = []
-    if LEARNER in baselines:
+    if LEARNER in baselines.active:
         problems.append(f"baselines.{LEARNER}: this name is the learner's own; allowed: any other")
-    return problems + [
+    problems += [
         f"baselines.{name}: MLflow cannot take this name; allowed: letters, digits and _ - . / and "
         "spaces"
-        for name in baselines
+        for name in baselines.active
         if not re.fullmatch(r"[A-Za-z0-9_\-./ ]+", name)
     ]
+    try:
+        baselines.build(task)
+    except (ValueError, TypeError) as error:
+        problems.append(f"baselines: {error}")
+    return problems
 
 
 def _own_errors(error: ValidationError) -> list[dict[str, Any]]:
@@ -147,12 +152,17 @@ def _fields_at(path: list[str]) -> list[str]:
     schema: type[BaseModel] = Parameters
     for part in path:
         field = schema.model_fields.get(part)
-        members = (field.annotation, *get_args(field.annotation)) if field else ()
-        below = [m for m in members if isinstance(m, type) and issubclass(m, BaseModel)]
-        if not below:  # of a list's members: the only ones with names are a mixture's
-            return list(DistributionConfig.model_fields)
-        schema = below[0]
+        if field is not None:  # otherwise a place in a list, whose items have the schema
+            schema = _schema_of(field.annotation) or schema
     return list(schema.model_fields)
+
+
+def _schema_of(annotation: Any) -> type[BaseModel] | None:
+    """The parameter class in an annotation: itself, an optional one, or a list's items."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_schema_of(part) for part in get_args(annotation))
+    return next((schema for schema in found if schema is not None), None)
 
 
 def _cross_check(parameters: Parameters) -> list[str]:
@@ -162,8 +172,7 @@ def _cross_check(parameters: Parameters) -> list[str]:
     if comparison.num_queries <= task.dim:
         problems.append(
             f"comparison.num_queries: {comparison.num_queries} queries cannot determine implicit "
-            "weights; "
-            f"allowed: more than task.dim, which is {task.dim}"
+            f"weights; allowed: more than task.dim, which is {task.dim}"
         )
     if comparison.num_weight_prompts > generation.num_evaluation_prompts:
         problems.append(
@@ -171,12 +180,7 @@ def _cross_check(parameters: Parameters) -> list[str]:
             "most "
             f"data_generation.num_evaluation_prompts, which is {generation.num_evaluation_prompts}"
         )
-    problems += _check_names(parameters.baselines)
-    try:
-        build_predictors(parameters.baselines, task)
-    except (ValueError, TypeError) as error:
-        problems.append(f"baselines: {error}")
-    return problems
+    return problems + _check_baselines(parameters.baselines, task)
 
 
 def _check_probing(
@@ -202,14 +206,18 @@ def _check_probing(
             f"probing.context_lengths: {too_long} examples are never all seen before a prediction; "
             f"allowed: 1 to {task.num_examples - 1} (task.num_examples is {task.num_examples})"
         )
-    absent = [name for name in probing.causal_targets if name not in probing.targets]
+    absent = [name for name in probing.interventions.targets if name not in probing.targets]
     if absent:
         problems.append(
-            f"probing.causal_targets: {absent} are not probed; allowed: those of probing.targets, "
-            f"{list(probing.targets)}"
+            f"probing.interventions.targets: {absent} are not probed; allowed: those of "
+            f"probing.targets, {list(probing.targets)}"
         )
     try:
         build_targets(probing.targets, probing.ridge_penalty)
     except ValueError as error:
         problems.append(f"probing.targets: {error}")
+    try:
+        build_interventions(probing.interventions.methods)
+    except ValueError as error:
+        problems.append(f"probing.interventions.methods: {error}")
     return problems

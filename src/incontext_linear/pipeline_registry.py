@@ -28,4 +28,4 @@ def register_pipelines() -> dict[str, Pipeline]:
         raise click.ClickException(f"there is no pipeline {name!r}; allowed: {known}") from None
     pipelines.pop("__default__", None)
     default = [parts for name, parts in pipelines.items() if name not in ON_REQUEST]
-    return pipelines | {"__default__": sum(default, Pipeline([]))}
+    return pipelines | {"__default__": packages.merge(default)}

@@ -3,13 +3,16 @@ metrics.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+LEARNER = "transformer"
+"""What tables, figures and metrics call the learner."""
 
 MetricHistory = list[dict[str, int | float]]
 """A metric's points, ``[{"step": 0, "value": 0.5}, …]``."""
@@ -45,8 +48,34 @@ def predictions_by_name(table: pd.DataFrame) -> dict[str, Float[Tensor, "batch e
 
 
 def metric_history(steps: Iterable[int], values: Iterable[int | float]) -> MetricHistory:
-    """Pair steps with values; what is no finite number is no point."""
+    """Pair steps with values; values that are not finite are left out."""
     pairs = zip(steps, values, strict=True)
     return [
         {"step": int(step), "value": float(value)} for step, value in pairs if math.isfinite(value)
     ]
+
+
+def metric_histories(
+    table: pd.DataFrame, prefix: str, keys: Sequence[str], step: str, value: str
+) -> MetricHistories:
+    """A history for each group of rows: ``probe.mlp_64.moment.k11`` against the layer.
+
+    Args:
+        table: tidy, a row a point.
+        prefix: what all names begin with.
+        keys: columns whose values name a group, joined by dots. ``examples_seen`` is written
+            ``k11``, and ``hidden_units`` behind the kind that it is of.
+        step: the column that the points' steps come from.
+        value: the column of their values.
+    """
+    histories = {}
+    for group, rows in table.groupby(list(keys), sort=False):
+        parts = dict(zip(keys, group, strict=True))
+        units = parts.pop("hidden_units", 0)
+        if units:
+            parts["kind"] = f"{parts['kind']}_{units}"
+        if "examples_seen" in parts:
+            parts["examples_seen"] = f"k{parts['examples_seen']}"
+        name = ".".join([prefix, *map(str, parts.values())])
+        histories[name] = metric_history(rows[step], rows[value])
+    return histories

@@ -4,6 +4,7 @@ Paper, section 2: w ~ p(w), x ~ p(x), y = wᵀx + ε with ε ~ N(0, σ²). A bat
 (task, seed, step), so any training step, and any saved set of prompts, can be drawn again.
 """
 
+import functools
 import zlib
 from typing import NamedTuple
 
@@ -72,8 +73,14 @@ def task_pool(task: TaskConfig, device: torch.device | str = "cpu") -> Float[Ten
         raise ValueError(
             "task.pool_size is None: this task draws a fresh w for every prompt and has no pool"
         )
-    rng = generator(0, "task pool", task.pool_size)
-    return draw_mixture(task.weights, (task.pool_size, task.dim), rng).to(device)
+    return _pool(task.weights, task.pool_size, task.dim, str(device))
+
+
+@functools.lru_cache(maxsize=8)
+def _pool(weights: Mixture, size: int, dim: int, device: str) -> Float[Tensor, "pool dim"]:
+    # Made once: a training step on a GPU would wait for the CPU at every batch.
+    rng = generator(0, "task pool", size)
+    return draw_mixture(weights, (size, dim), rng).to(device)
 
 
 def draw_prompts(

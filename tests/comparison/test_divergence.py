@@ -1,11 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from sklearn.linear_model import LinearRegression
 
-from incontext_linear.comparison.config import ComparisonConfig
 from incontext_linear.comparison.divergence import (
     curve,
     implicit_weight_difference,
@@ -13,28 +10,14 @@ from incontext_linear.comparison.divergence import (
     predict_queries,
     squared_prediction_difference,
 )
-from incontext_linear.config import TaskConfig
-from incontext_linear.pipelines.behavioral_comparison.nodes import measure_ilwd
+from incontext_linear.config import BootstrapConfig, TaskConfig
 from incontext_linear.predictors import NearestNeighbors, OrdinaryLeastSquares, Ridge
-from incontext_linear.statistics import bootstrap_mean
 from incontext_linear.tasks import draw_prompts
 
 PROMPTS = draw_prompts(TaskConfig(dim=3, num_examples=8, noise_std=0.3), 20, seed=0).to(
     torch.float64
 )
 QUERIES = torch.randn(20, 12, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-
-
-def test_a_baseline_that_was_taken_away_has_no_curve():
-    weights = torch.zeros(4, 3, 2)
-    table = measure_ilwd(
-        {"weights": weights},
-        {"ols": weights},
-        {"gone": None, "ols": {}},
-        ComparisonConfig(num_resamples=5),
-        0,
-    )
-    assert set(table["predictor"]) == {"ols"}
 
 
 def test_spd_is_symmetric_and_zero_only_between_equals():
@@ -83,45 +66,7 @@ def test_ilwd_is_the_squared_distance_of_weights():
     assert torch.equal(implicit_weight_difference(first, second), torch.full((2, 3), 4.0).double())
 
 
-def test_bootstrap_intervals_cover_the_true_mean_about_as_often_as_they_say():
-    rng = np.random.default_rng(0)
-    values = rng.exponential(size=(200, 400))
-    table = bootstrap_mean(values, confidence=0.9, num_resamples=400, seed=1)
-    assert np.allclose(table["mean"], values.mean(0))
-    coverage = ((table["low"] < 1) & (table["high"] > 1)).mean()
-    assert 0.84 < coverage < 0.94
-
-
-@given(st.integers(0, 2**31))
-def test_the_same_seed_gives_the_same_interval(seed):
-    values = np.arange(12.0).reshape(6, 2)
-    first, second = (bootstrap_mean(values, 0.95, 30, seed) for _ in range(2))
-    assert first.equals(second)
-
-
-def test_missing_values_are_left_out_and_an_empty_column_is_nan():
-    values = np.array([[1.0, np.nan], [3.0, np.nan], [np.nan, np.nan]])
-    table = bootstrap_mean(values, 0.95, 200, 0)
-    assert table["mean"][0] == 2.0
-    assert table.loc[1].isna().all()
-
-
 def test_a_curve_has_one_row_a_prefix():
-    table = curve(torch.ones(5, 4), {"predictor": "ols"}, 0.95, 10, 0)
-    assert list(table.columns) == ["predictor", "examples_seen", "mean", "low", "high"]
+    table = curve(torch.ones(5, 4), {"predictor": "ols"}, BootstrapConfig(num_resamples=10), 0)
+    assert list(table.columns[:5]) == ["predictor", "examples_seen", "mean", "low", "high"]
     assert table["examples_seen"].tolist() == [0, 1, 2, 3]
-
-
-def test_an_algorithm_that_diverged_has_a_huge_mean_and_no_missing_interval():
-    values = np.ones((20, 2))
-    values[3, 1] = np.inf
-    table = bootstrap_mean(values, 0.95, 50, 0)
-    assert table["mean"][0] == 1
-    assert table["mean"][1] > 1e290
-    assert table.notna().all(axis=None)
-
-
-def test_a_column_with_few_values_still_has_an_interval():
-    values = np.full((6, 1), np.nan)
-    values[:2, 0] = (1.0, 2.0)
-    assert bootstrap_mean(values, 0.95, 200, 0).notna().all(axis=None)

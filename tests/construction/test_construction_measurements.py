@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from incontext_linear.construction import ConstructionConfig, figures
+from incontext_linear.construction import ConstructionConfig
 from incontext_linear.construction.measurements import (
     PROGRAMS,
     LatestExample,
@@ -19,6 +19,7 @@ from incontext_linear.construction.measurements import (
     size_table,
     trace_gradient_step,
 )
+from incontext_linear.figures import construction as figures
 from incontext_linear.pipelines.construction.nodes import measure_sizes, report_construction_metrics
 from incontext_linear.pipelines.construction.pipeline import create_pipeline
 from incontext_linear.predictors import Ridge
@@ -67,11 +68,11 @@ def test_the_number_of_layers_does_not_depend_on_d(sizes):
 def test_hidden_rows_grow_linearly_for_theorem_1_and_quadratically_for_theorem_2(sizes):
     growth = growth_table(sizes).set_index(["program", "size"])
     for program in ("gradient_step", "one_pass_sgd"):
-        rows = growth.loc[(program, "hidden_rows")]
+        rows = growth.loc[[(program, "hidden_rows")]].iloc[0]
         assert rows["exponent"] == pytest.approx(1, abs=0.05)
         assert (rows["quadratic"], rows["linear"]) == pytest.approx((0, 3), abs=0.2)
     for program, factor in {"sherman_morrison": 0.5, "ridge": 1, "gradient_descent": 1}.items():
-        rows = growth.loc[(program, "hidden_rows")]
+        rows = growth.loc[[(program, "hidden_rows")]].iloc[0]
         assert 1.5 < rows["exponent"] < 2.1
         assert rows["quadratic"] == pytest.approx(factor, abs=0.2)
         assert growth.loc[(program, "mlp_width"), "quadratic"] == pytest.approx(4, abs=0.15)
@@ -158,8 +159,8 @@ def test_the_trace_holds_the_gradient_step_it_claims():
 
 
 def test_figures_are_drawn(sizes, errors, constants):
-    assert len(figures.plot_sizes(sizes).axes) == 3
-    assert len(figures.plot_errors(errors).axes) == 2
+    assert len(figures.plot_sizes(sizes, ConstructionConfig()).axes) == 3
+    assert len(figures.plot_errors(errors, ConstructionConfig()).axes) == 2
     assert len(figures.plot_constants(constants).axes) == 6
     drawn = figures.plot_hidden_matrix(trace_gradient_step(seed=0))
     assert [axes.get_title() != "" for axes in drawn.axes] == [True] * 8

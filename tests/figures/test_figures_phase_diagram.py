@@ -9,6 +9,7 @@ from support.made_up_sweep import crossing, measure, rough
 
 from incontext_linear.figures import style
 from incontext_linear.figures.phase_diagram import (
+    _scope_titles,
     axis_label,
     coordinate_names,
     plot_axis_divergences,
@@ -61,7 +62,7 @@ def test_divergences_have_a_panel_for_the_mean_and_each_named_k_and_the_other_fi
     assert [axes.get_title(loc="left") for axes in panels] == [
         "mean over k",
         "k = d = 2",
-        "k = 2d = 3",
+        "k = 3, the last",
     ]
     looks = style.styles("abc")
     for axes in panels:
@@ -95,7 +96,7 @@ def test_without_transitions_the_bar_has_one_colour():
 
 def test_the_map_has_a_cell_for_every_value_and_k_and_hatches_what_is_not_clear(depth):
     nearest = depth[1]
-    figure = draws(plot_nearest(nearest, list("abc")))
+    figure = draws(plot_nearest(nearest))
     cells = [p for p in figure.axes[0].patches if isinstance(p, Rectangle) and p.get_fill()]
     hatched = [p for p in figure.axes[0].patches if p.get_hatch()]
     each = nearest[nearest["scope"] == EACH]
@@ -104,32 +105,49 @@ def test_the_map_has_a_cell_for_every_value_and_k_and_hatches_what_is_not_clear(
     assert [axes.get_title() for axes in figure.axes[1:4]] == [
         "mean\nover k",
         "k = d\n= 2",
-        "k = 2d\n= 3",
+        "k = 3,\nthe last",
     ]
 
 
 def test_the_margin_is_the_strength_of_the_colour(depth):
     nearest = depth[1].assign(clear=True)
     for margin, lightness in ((1.0, 0.7), (10.0, 0.0), (1e6, 0.0)):
-        cell = (
-            plot_nearest(nearest.assign(margin=margin, nearest="a"), list("abc")).axes[0].patches[0]
-        )
+        cell = plot_nearest(nearest.assign(margin=margin, nearest="a")).axes[0].patches[0]
         color = np.array(solid_colors("abc")["a"])
         expected = (1 - lightness) * color + lightness
         assert np.allclose(cell.get_facecolor()[:3], expected)
 
 
 def test_solid_colours_differ_where_curves_differ_only_by_their_dashes():
-    names = [f"p{index}" for index in range(20)]
+    names = [*(f"p{index}" for index in range(20)), "knn_3", "knn_3_distance"]
     colors = solid_colors(names)
-    assert len(set(colors.values())) == 20
+    assert len(set(colors.values())) == len(names)
+
+
+def test_a_multiple_of_d_that_prompts_are_too_short_for_is_named_as_their_last_prefix():
+    def titles(**seen):
+        scopes = {"k = 1.5d": "half", "k = 2d": "two", "k = 10d": "ten"}
+        rows = [(scope, seen[name]) for scope, name in scopes.items() if name in seen]
+        table = pd.DataFrame(rows, columns=["scope", "examples_seen"])
+        return list(_scope_titles(table).values())
+
+    assert titles(two=6, ten=11) == ["k = 2d = 6", "k = 11, the last"]
+    assert titles(ten=11) == ["k = 11, the last"]
+    assert titles(half=4, two=6) == ["k = 1.5d = 4", "k = 2d = 6"]
+    assert titles(ten=30) == ["k = 10d = 30"]
+
+
+def test_the_sweep_its_seeds_and_prompts_are_named(depth):
+    figure = plot_heat_map(depth[2], "depth")
+    assert figure.get_suptitle().startswith("sweep depth · ")
+    assert plot_heat_map(depth[2]).get_suptitle() == ""
 
 
 def test_forty_examples_and_fifteen_predictors_are_drawn():
     names = [f"predictor_{index}" for index in range(15)]
     make = rough(lambda value: 0.1 + np.abs(np.arange(15) - 2 * value), prompts=5, examples=40)
     parts = tables(measure(range(1, 7), make, names=names, points=(1.0,), num_resamples=20))
-    draws(plot_nearest(parts[1], names))
+    draws(plot_nearest(parts[1]))
     figure = draws(plot_heat_map(parts[2]))
     assert figure.axes[0].images[0].get_array().shape == (6, 15)
 
@@ -166,7 +184,7 @@ def test_one_value_and_one_seed_are_drawn():
     make = rough(lambda value: np.array([0.1, 0.5]))
     parts = tables(measure((4,), make, seeds=(0,), names=("a", "b"), num_resamples=10))
     draws(plot_axis_divergences(parts[0], parts[1], parts[3]))
-    draws(plot_nearest(parts[1], ["a", "b"]))
+    draws(plot_nearest(parts[1]))
     draws(plot_heat_map(parts[2]))
 
 
@@ -185,7 +203,7 @@ def test_coordinates_are_named_in_the_fields_terms():
 
 def test_tables_are_not_changed_by_drawing(depth):
     before = [table.copy() for table in depth]
-    plot_nearest(depth[1], list("abc"))
+    plot_nearest(depth[1])
     plot_heat_map(depth[2])
     for table, copy in zip(depth, before, strict=True):
         pd.testing.assert_frame_equal(table, copy)

@@ -5,6 +5,10 @@ from hypothesis import strategies as st
 
 from incontext_linear.comparison.divergence import predict_queries
 from incontext_linear.config import ModelConfig, TaskConfig
+from incontext_linear.learner.attention_maps import average_attention
+from incontext_linear.learner.base import predict_from, residual_streams
+from incontext_linear.learner.devices import on_device
+from incontext_linear.learner.saved import Learner
 from incontext_linear.learner.transformer import Transformer, tokenize
 from incontext_linear.tasks import draw_prompts, generator
 
@@ -53,6 +57,30 @@ def test_hidden_states_lead_to_the_predictions(model, prompts):
     states = model.hidden_states(prompts.xs, prompts.ys)
     assert states.shape == (3, 4, 11, 16)
     assert torch.equal(model.predict(states[-1]), model(prompts.xs, prompts.ys))
+
+
+def test_residual_streams_are_the_hidden_states_and_lead_on_to_the_predictions(model, prompts):
+    states = model.hidden_states(prompts.xs, prompts.ys)
+    streams = list(residual_streams(model, prompts.xs, prompts.ys))
+    assert [layer for layer, _ in streams] == [0, 1, 2]
+    for layer, hidden in streams:
+        assert torch.equal(hidden, states[layer])
+        found = predict_from(model, hidden, layer)
+        torch.testing.assert_close(found, model(prompts.xs, prompts.ys))
+
+
+def test_measuring_elsewhere_leaves_a_learner_where_it_is(model):
+    assert on_device(model, "cpu") is model
+    elsewhere = on_device(model, "meta")
+    assert {parameter.device.type for parameter in elsewhere.parameters()} == {"meta"}
+    assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
+
+
+def test_average_attention_is_the_mean_over_prompts(model, prompts):
+    learner = Learner(model, TASK)
+    found = average_attention(learner, prompts._asdict(), "cpu")["attention"]
+    expected = model.attention_weights(prompts.xs, prompts.ys).mean(1)
+    torch.testing.assert_close(found, expected.detach())
 
 
 def test_attention_weights_are_causal_and_reproduce_the_attention_output(model, prompts):

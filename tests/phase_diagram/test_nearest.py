@@ -25,32 +25,15 @@ from incontext_linear.phase_diagram.resampling import (
     LARGEST,
     MEAN,
     Differences,
-    prompt_weights,
     resample_sweep,
     signed_differences,
 )
 from incontext_linear.phase_diagram.transitions import transition_table
 from incontext_linear.phase_diagram.variants import list_variants, ridge_penalties
+from incontext_linear.statistics import nested_weights
 from incontext_linear.tables import tidy_predictions
 
 # What is resampled --------------------------------------------------------------------------------
-
-
-def test_weights_are_the_hierarchical_bootstrap_written_out():
-    seeds, sizes, num_resamples = (3, 5, 8), (7, 4, 6), 40
-    weights = [prompt_weights(seeds, i, size, num_resamples, 1) for i, size in enumerate(sizes)]
-    drawn = np.random.default_rng([1, 3, *seeds]).multinomial(3, [1 / 3] * 3, size=num_resamples)
-    for position, size in enumerate(sizes):
-        rng = np.random.default_rng([1, 3, *seeds, position])
-        for resample in range(num_resamples):
-            expected = np.zeros(size)
-            for part in range(size):  # a multinomial, one binomial after another
-                left = drawn[resample, position] * size - expected[:part].sum()
-                expected[part] = (
-                    rng.binomial(int(left), 1 / (size - part)) if part < size - 1 else left
-                )
-            assert weights[position][resample] == pytest.approx(expected / (3 * size))
-    assert sum(w.sum(1) for w in weights) == pytest.approx(np.ones(num_resamples))
 
 
 def test_means_and_resampled_means_agree_with_plain_loops():
@@ -58,7 +41,7 @@ def test_means_and_resampled_means_agree_with_plain_loops():
     resamples = measure((1, 2), make, num_resamples=15, points=(1.0,), examples_seen=(1, 3))
     for v, value in enumerate((1, 2)):
         squares = [make(value, seed)[:, 1:] ** 2 for seed in (0, 1)]
-        weights = [prompt_weights((0, 1), i, 30, 15, 0) for i in (0, 1)]
+        weights = [nested_weights((0, 1), i, 30, 15, 0) for i in (0, 1)]
         observed = (squares[0].mean(0) + squares[1].mean(0)) / 2
         assert np.allclose(resamples.observed[v, :3], observed)
         for r in range(15):
@@ -79,7 +62,7 @@ def test_a_point_given_twice_is_one():
 
 
 def test_with_one_seed_only_prompts_are_resampled():
-    weights = prompt_weights((4,), 0, 50, 300, 0)
+    weights = nested_weights((4,), 0, 50, 300, 0)
     assert weights.sum(1) == pytest.approx(np.ones(300))
     assert weights.std() > 0
 

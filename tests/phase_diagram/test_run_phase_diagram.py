@@ -1,15 +1,12 @@
 """The `phase_diagram` pipeline as a user runs it, on sweeps whose learners are made up."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-import mlflow
-import pandas as pd
 import pytest
+from support.project import client, copy_project, report, runs
+from support.project import kedro as kedro_command
 from support.synthetic_sweep import BASELINES, record, write_depth_sweep, write_noise_sweep
 
 from incontext_linear.phase_diagram.config import PhaseDiagramConfig
@@ -17,39 +14,19 @@ from incontext_linear.phase_diagram.resampling import MEAN
 from incontext_linear.phase_diagram.variants import PhaseDiagramError
 from incontext_linear.pipelines.phase_diagram.nodes import select_variants
 
-ROOT = Path(__file__).parents[2]
+# Kedro and MLflow run in this process, and warn of each other.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 
 def kedro(project, *arguments):
-    environment = os.environ | {"DO_NOT_TRACK": "1", "COLUMNS": "200"}
-    command = [
-        sys.executable,
-        "-m",
-        "kedro",
-        "run",
-        "--env",
-        "test",
-        "--pipelines",
-        "phase_diagram",
-    ]
-    return subprocess.run(
-        [*command, *arguments],
-        cwd=project,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
+    return kedro_command(
+        project, "run", "--env", "test", "--pipelines", "phase_diagram", *arguments
     )
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    target = tmp_path_factory.mktemp("phase")
-    ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for name in ("conf", "src"):
-        shutil.copytree(ROOT / name, target / name, ignore=ignore)
-    for name in ("pyproject.toml", ".telemetry"):
-        shutil.copy(ROOT / name, target)
+    target = copy_project(tmp_path_factory.mktemp("phase"))
     sweeps = target / "data/test/sweeps"
     write_depth_sweep(sweeps / "depth")
     write_noise_sweep(sweeps / "noise")
@@ -61,45 +38,40 @@ def project(tmp_path_factory):
     return target
 
 
-def reported(project, name):
-    return pd.read_parquet(project / "data/test/08_reporting" / f"{name}.parquet")
-
-
 def test_a_sweep_becomes_tables_figures_and_metrics(project):
     result = kedro(project)
-    said = " ".join((result.stdout + result.stderr).split())
-    assert result.returncode == 0, said[-3000:]
+    said = result.says
+    assert result.returncode == 0, result.output[-3000:]
     assert "model.num_layers=8/seed=1 is not used: its status is 'failed' (lost)" in said
     assert "model.num_layers=4 has no variant of seed 1" in said
-    changes = reported(project, "depth_transitions").groupby("scope").get_group(MEAN)
+    changes = report(project, "depth_transitions").groupby("scope").get_group(MEAN)
     assert [*changes["before"].iloc[:1], *changes["after"].iloc[-1:]] == ["gd_1", "ols"]
-    assert len(reported(project, "depth_divergences")) == 4 * 4 * 8
-    assert reported(project, "depth_nearest")["nearest"].isin(BASELINES).all()
-    assert reported(project, "depth_variants")["used"].sum() == 6
+    assert len(report(project, "depth_divergences")) == 4 * 4 * 8
+    assert report(project, "depth_nearest")["nearest"].isin(BASELINES).all()
+    assert report(project, "depth_variants")["used"].sum() == 6
     for figure in ("divergence", "nearest", "heat_map"):
         assert (project / f"data/test/08_reporting/depth_{figure}.png").stat().st_size > 10_000
 
 
 def test_another_sweep_is_named_on_the_command_line_and_mlflow_has_it_all(project):
     result = kedro(project, "--params", "phase_diagram.sweep=noise")
-    assert result.returncode == 0, result.stderr[-3000:]
-    heat_map = reported(project, "noise_heat_map")
+    assert result.returncode == 0, result.output[-3000:]
+    heat_map = report(project, "noise_heat_map")
     assert (heat_map["diagonal"] == heat_map["minimum"]).all()
-    client = mlflow.MlflowClient(f"sqlite:///{project}/mlflow.db")
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    run = client.search_runs(experiments, order_by=["attributes.start_time DESC"])[0]
+    run = runs(project)[0]
     assert run.data.params["phase_diagram.sweep"] == "noise"
     assert {"phase.spd.ols", "phase.margin", "phase.diagonal_share"} <= set(run.data.metrics)
     names = {
-        Path(artifact.path).name for artifact in client.list_artifacts(run.info.run_id, "figures")
+        Path(artifact.path).name
+        for artifact in client(project).list_artifacts(run.info.run_id, "figures")
     }
     assert names == {"noise_divergence.png", "noise_nearest.png", "noise_heat_map.png"}
 
 
 def test_a_sweep_that_has_not_been_run_is_asked_for_by_its_command(project):
     result = kedro(project, "--params", "phase_diagram.sweep=width")
-    assert result.returncode != 0
-    assert "make it with `kedro sweep run width --env test`" in result.stdout + result.stderr
+    assert result.returncode == 1
+    assert "make it with `kedro sweep run width --env test`" in result.output
 
 
 def test_a_sweep_named_in_a_file_that_the_catalog_does_not_see_is_an_error():

@@ -69,7 +69,7 @@ def two_axes():
         (
             "task.dim",
             {},
-            r"'task.dim' is no axis of this sweep; allowed: model.num_layers, model.width",
+            r"'task.dim' is not an axis of this sweep; allowed: model.num_layers, model.width",
         ),
         (
             "model.width",
@@ -84,7 +84,7 @@ def two_axes():
         (
             "model.width",
             {"task.dim": 3},
-            r"'task.dim' is no axis of this sweep; allowed: model.num_layers, ",
+            r"'task.dim' is not an axis of this sweep; allowed: model.num_layers, ",
         ),
     ],
 )

@@ -18,7 +18,9 @@ GUIDE = Path(__file__).parents[2] / "docs" / "extending.md"
 def block(language):
     """The first code block of the guide's section on predictors in this language."""
     section = GUIDE.read_text(encoding="utf-8").partition("## A predictor of your own")[2]
-    return re.search(rf"```{language}\n(.*?)```", section, re.DOTALL).group(1)
+    found = re.search(rf"```{language}\n(.*?)```", section, re.DOTALL)
+    assert found
+    return found.group(1)
 
 
 @pytest.fixture

@@ -36,4 +36,5 @@ def test_the_label_that_is_never_read_may_be_anything_also_for_the_gradient(pred
     ys = torch.randn(2, 5, dtype=torch.float64)
     ys[:, -1] = float("nan")
     predictor(xs, ys).sum().backward()
+    assert xs.grad is not None
     assert xs.grad.isfinite().all()

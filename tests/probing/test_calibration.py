@@ -8,25 +8,28 @@ in every column, each further layer takes a step, and the last one reads wᵀx.
 import pytest
 import torch
 
-from incontext_linear.config import DataGenerationConfig, TaskConfig
+from incontext_linear.config import BootstrapConfig, DataGenerationConfig, TaskConfig
 from incontext_linear.pipelines.data_generation.nodes import draw_probing_prompts
-from incontext_linear.pipelines.probing import nodes
 from incontext_linear.predictors import GradientDescent
-from incontext_linear.probing.config import ProbingConfig
+from incontext_linear.probing import calibration, collect_hidden_states
+from incontext_linear.probing.config import (
+    CalibrationConfig,
+    FitConfig,
+    LayerwiseConfig,
+    ProbingConfig,
+)
+from incontext_linear.probing.interventions import measure_causality
 
 STEP_SIZE, NUM_STEPS = 0.03, 4
 LAST = NUM_STEPS + 4
 TASK = TaskConfig(dim=2, num_examples=8)
 PROBING = ProbingConfig(
-    num_seeds=1,
-    num_steps=400,
-    batch_size=128,
-    learning_rate=1e-2,
     layers=(0, 1),  # of a learner; a constructed network is probed in all of its own
-    calibration_steps=NUM_STEPS,
+    fit=FitConfig(num_steps=400, batch_size=128, learning_rate=1e-2),
+    calibration=CalibrationConfig(num_steps=NUM_STEPS),
     gradient_step_size=STEP_SIZE,
-    gradient_steps=(1, 2, 4, 8, 16),
-    num_resamples=100,
+    layerwise=LayerwiseConfig(gradient_steps=(1, 2, 4, 8, 16)),
+    bootstrap=BootstrapConfig(num_resamples=100),
 )
 
 
@@ -37,24 +40,35 @@ def prompts():
 
 @pytest.fixture(scope="module")
 def constructed():
-    return nodes.construct_learner(TASK, PROBING)
+    return calibration.construct_learner(TASK, PROBING)
 
 
 @pytest.fixture(scope="module")
-def probed(constructed, prompts):
-    return nodes.train_calibration_probes(constructed, prompts, PROBING, "cpu", 0)
+def selection(constructed, prompts):
+    return calibration.select_for_calibration(constructed, prompts, PROBING, "cpu", 0)
+
+
+@pytest.fixture(scope="module")
+def hidden(constructed, selection):
+    return collect_hidden_states(constructed, selection)
+
+
+@pytest.fixture(scope="module")
+def probed(hidden, constructed, selection):
+    return calibration.fit_calibration(hidden, constructed, selection, PROBING, 0)
 
 
 @pytest.fixture(scope="module")
 def scores(constructed, probed):
-    table = nodes.score_calibration(probed[0], constructed, PROBING, 0)
+    table = calibration.score_calibration(probed[0], constructed, PROBING, 0)
     return table.pivot(index="layer", columns="target", values="squared_error")
 
 
 @pytest.fixture(scope="module")
-def moved(constructed, prompts, probed):
-    table = nodes.calibrate_interventions(constructed, prompts, probed[1], PROBING, "cpu", 0)
-    return table.set_index(["method", "target", "layer"])[["fraction", "distance"]].sort_index()
+def moved(constructed, selection, probed):
+    table = measure_causality(constructed, selection, probed[1], PROBING, 0)
+    names = ["fraction", "distance", "ceiling"]
+    return table.set_index(["method", "target", "layer"])[names].sort_index()
 
 
 def test_the_constructed_learner_takes_steps_of_gradient_descent(constructed, prompts):
@@ -77,7 +91,7 @@ def test_probes_read_more_of_the_weights_with_every_step(scores):
 
 
 def test_scores_name_what_each_layer_computes(constructed, probed):
-    table = nodes.score_calibration(probed[0], constructed, PROBING, 0)
+    table = calibration.score_calibration(probed[0], constructed, PROBING, 0)
     lines = table.drop_duplicates("layer").set_index("layer")["line"]
     assert set(table["source"]) == {"constructed_learner"}
     assert (lines[0], lines[3], lines[LAST]) == ("embedding", "XᵀX, Xᵀy", "wᵀx")
@@ -99,10 +113,10 @@ def test_a_pattern_edit_moves_the_prediction_where_later_layers_read_what_it_cha
 
 
 def test_the_linear_read_out_of_predictions_sees_no_step_before_the_last_layer(
-    constructed, prompts
+    hidden, constructed, selection
 ):
     """It reads one token linearly, and w and x, both there, are not multiplied before."""
-    steps = nodes.calibrate_progress(constructed, prompts, PROBING, "cpu", 0)
+    steps = calibration.nearest_calibration_steps(hidden, constructed, selection, PROBING, 0)
     descent = steps[steps["algorithm"] == "gradient_descent"].set_index("layer")["nearest_steps"]
     assert (descent.loc[: LAST - 1] == 1).all()
     assert descent.loc[LAST] >= NUM_STEPS
@@ -114,12 +128,27 @@ def test_a_network_that_is_no_gradient_descent_on_these_prompts_tells_nothing(
 ):
     task = TaskConfig(dim=2, num_examples=8, inputs=inputs)
     drawn = draw_probing_prompts(task, DataGenerationConfig(num_probing_prompts=64), seed=0)
-    probing = PROBING.model_copy(update={"num_steps": 2})
-    nodes.train_calibration_probes(nodes.construct_learner(task, probing), drawn, probing, "cpu", 0)
+    network = calibration.construct_learner(task, PROBING)
+    calibration.select_for_calibration(network, drawn, PROBING, "cpu", 0)
     assert ("the calibration tells nothing" in caplog.text) is warned
 
 
 def test_probes_of_other_prompts_are_not_used_for_interventions(constructed, prompts, probed):
-    other = {"xs": prompts["xs"].flip(-1) + 1, "ys": prompts["ys"]}
+    other = calibration.select_for_calibration(
+        constructed, {"xs": -prompts["xs"], "ys": prompts["ys"]}, PROBING, "cpu", 0
+    )
     with pytest.raises(ValueError, match=r"another learner or of other prompts; make them with"):
-        nodes.calibrate_interventions(constructed, other, probed[1], PROBING, "cpu", 0)
+        measure_causality(constructed, other, probed[1], PROBING, 0)
+
+
+def test_the_ceiling_of_an_edit_is_what_the_probe_reads_of_what_is_still_open(moved, scores):
+    for target in ("moment", "least_squares"):
+        r_squared = (1 - scores[target]).clip(lower=0)
+        still_open = moved.loc["interchange_context", "all"]["fraction"]
+        expected = (r_squared * still_open).to_numpy()
+        for method in ("minimal_edit", "pattern_edit"):
+            ceiling = moved.loc[method, target]["ceiling"]
+            assert ceiling.to_numpy() == pytest.approx(expected, abs=2e-3)
+        assert moved.loc["pattern_edit_random", target]["ceiling"].isna().all()
+        attended = moved.loc["interchange_attended", target]["ceiling"]
+        assert attended.to_numpy() == pytest.approx(still_open.to_numpy(), abs=1e-6)

@@ -5,23 +5,26 @@ import pytest
 import torch
 from torch import nn
 
-from incontext_linear.config import ModelConfig, TaskConfig
+from incontext_linear.config import BootstrapConfig, ModelConfig, TaskConfig
 from incontext_linear.learner.transformer import Transformer
-from incontext_linear.probing import LinearReadout
+from incontext_linear.probing import Intervention, LayerStates, LinearReadout
+from incontext_linear.probing.config import InterventionsConfig
 from incontext_linear.probing.interventions import (
+    InterchangeAttended,
+    MinimalEdit,
     Movements,
+    PatternEdit,
+    RandomDirection,
     attended_positions,
+    build_interventions,
     intervene,
-    minimal_edit,
     movement_table,
     pair_prompts,
-    pattern_edit,
-    predict_from,
-    random_edit,
 )
 from incontext_linear.tasks import draw_prompts, generator
 
 K, DIM, WIDTH = 4, 2, 12
+METHODS = build_interventions(InterventionsConfig().methods)
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +66,22 @@ class HoldsWeights(Transformer):
         hidden[:, 1, 2:4] = torch.linalg.lstsq(xs[:, :K], ys[:, :K, None]).solution.squeeze(-1)
         return hidden
 
-    def predict(self, hidden):
-        return hidden[:, ::2, 4]
+    def read(self, hidden):
+        return hidden[..., 4]
+
+
+def at_layer(hidden, donor, readout, others=None):
+    """What an intervention is given, with the pairs themselves as other prompts if none are."""
+    others = hidden if others is None else others
+    return LayerStates(hidden, donor, others, readout, generator(0, "r"))
+
+
+def donors_that_change(readout, change, seed=0):
+    """Recipients' states, and donors of which the read-out reads ``change`` more."""
+    shape = len(change), 2 * K + 1, WIDTH
+    hidden = torch.randn(shape, generator=generator(seed, "hidden"))
+    direction = change @ torch.linalg.pinv(readout.matrix)
+    return hidden, hidden + direction[:, None]  # attention sums to one
 
 
 def others():
@@ -83,13 +100,15 @@ def weights_readout():
 def toy(prompts):
     readouts = {"weights": dict.fromkeys(range(3), weights_readout())}
     pairs = pair_prompts(prompts.xs, prompts.ys, K)
-    return intervene(HoldsWeights(), pairs, others(), readouts, range(3), generator(0, "r"))
+    return intervene(
+        HoldsWeights(), pairs, others(), METHODS, readouts, range(3), generator(0, "r")
+    )
 
 
 def test_an_edit_of_what_is_held_and_read_gives_exactly_the_donors_prediction(toy):
     assert (toy.recipient - toy.donor).abs().mean() > 0.5
-    torch.testing.assert_close(toy.edited["minimal_edit", "weights", 1], toy.donor)
-    torch.testing.assert_close(toy.edited["minimal_edit", "weights", 0], toy.donor)
+    for layer in (0, 1):
+        torch.testing.assert_close(toy.edited["minimal_edit", "weights", layer], toy.donor)
 
 
 def test_an_edit_behind_the_layer_that_reads_changes_nothing(toy):
@@ -97,7 +116,9 @@ def test_an_edit_behind_the_layer_that_reads_changes_nothing(toy):
 
 
 def test_a_random_direction_of_the_same_norm_does_not_move_the_prediction_to_the_donors(toy):
-    table = movement_table(toy, 0.95, 200, seed=0).set_index(["method", "layer"])
+    table = movement_table(toy, BootstrapConfig(num_resamples=200), seed=0).set_index(
+        ["method", "layer"]
+    )
     assert table.loc[("minimal_edit", 1), "fraction"] == pytest.approx(1)
     assert table.loc[("minimal_edit", 1), "distance"] == pytest.approx(0, abs=1e-9)
     assert abs(table.loc[("minimal_edit_random", 1), "fraction"]) < 0.35
@@ -110,17 +131,23 @@ def test_a_random_direction_of_the_same_norm_does_not_move_the_prediction_to_the
     assert (table["low"] <= table["fraction"] + 1e-12).all()
 
 
-def test_the_donor_is_the_next_prompt_with_the_recipients_query(prompts):
-    pairs = pair_prompts(prompts.xs, prompts.ys, K)
-    assert torch.equal(pairs.donor[0][0, :K], prompts.xs[1, :K])
-    assert torch.equal(pairs.donor[1][-1, :K], prompts.ys[0, :K])
-    assert torch.equal(pairs.donor[0][:, K], prompts.xs[:, K])
+def test_donors_are_the_other_half_of_the_prompts_with_the_recipients_query(prompts):
+    pairs = pair_prompts(prompts.xs[:63], prompts.ys[:63], K)
+    assert torch.equal(pairs.recipient[0], prompts.xs[:31, : K + 1])
+    assert torch.equal(pairs.donor[0][:, :K], prompts.xs[31:62, :K])
+    assert torch.equal(pairs.donor[1][:, :K], prompts.ys[31:62, :K])
+    assert torch.equal(pairs.donor[0][:, K], prompts.xs[:31, K])
+
+
+def test_a_single_prompt_makes_no_pair(prompts):
+    with pytest.raises(ValueError, match=r"1 test prompts give no pair.*at least 2"):
+        pair_prompts(prompts.xs[:1], prompts.ys[:1], K)
 
 
 def test_a_donors_prediction_is_the_learners_own_behind_the_donors_examples(model, prompts):
     pairs = pair_prompts(prompts.xs, prompts.ys, K)
-    moved = intervene(model, pairs, others(), {}, [0], generator(0, "r"))
-    torch.testing.assert_close(moved.recipient, model(prompts.xs, prompts.ys)[:, K].detach())
+    moved = intervene(model, pairs, others(), METHODS, {}, [0], generator(0, "r"))
+    torch.testing.assert_close(moved.recipient, model(*pairs.recipient)[:, K].detach())
     torch.testing.assert_close(moved.donor, model(*pairs.donor)[:, K].detach())
 
 
@@ -128,49 +155,43 @@ def test_interchange_of_all_positions_at_layer_0_gives_exactly_the_donors_predic
     model, prompts
 ):
     pairs = pair_prompts(prompts.xs, prompts.ys, K)
-    moved = intervene(model, pairs, others(), {}, [0, 3], generator(0, "r"))
+    moved = intervene(model, pairs, others(), METHODS, {}, [0, 3], generator(0, "r"))
     assert torch.equal(moved.edited["interchange_context", "all", 0], moved.donor)
 
 
 def test_interchange_of_the_context_behind_the_last_layer_changes_nothing(model, prompts):
     pairs = pair_prompts(prompts.xs, prompts.ys, K)
-    moved = intervene(model, pairs, others(), {}, [0, 3], generator(0, "r"))
+    moved = intervene(model, pairs, others(), METHODS, {}, [0, 3], generator(0, "r"))
     assert torch.equal(moved.edited["interchange_context", "all", 3], moved.recipient)
 
 
-def test_an_edit_changes_what_is_decoded_by_exactly_what_is_asked():
-    readout, change = some_readout(), torch.randn(5, DIM, generator=generator(0, "change"))
-    hidden = torch.randn(5, 2 * K + 1, WIDTH, generator=generator(0, "hidden"))
-    decoded = readout.decode(hidden + minimal_edit(readout, change)) - readout.decode(hidden)
-    torch.testing.assert_close(decoded, change, rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("method", [MinimalEdit(), PatternEdit()])
+def test_an_edit_changes_what_is_decoded_by_exactly_what_is_asked(method):
+    readout, change = some_readout(), torch.randn(50, DIM, generator=generator(0, "change"))
+    hidden, donor = donors_that_change(readout, change)
+    edited = method(at_layer(hidden, donor, readout))
+    decoded = readout.decode(edited) - readout.decode(hidden)
+    torch.testing.assert_close(decoded, change, rtol=1e-3, atol=1e-3)
 
 
 def test_an_edit_lies_in_the_space_of_the_read_out_and_no_other_edit_is_smaller():
     readout, change = some_readout(), torch.randn(5, DIM, generator=generator(0, "change"))
-    edit = minimal_edit(readout, change)
+    hidden, donor = donors_that_change(readout, change)
+    edit = (MinimalEdit()(at_layer(hidden, donor, readout)) - hidden).flatten(1)
     whole = torch.einsum("t,hd->thd", readout.attention, readout.matrix).flatten(0, 1)  # (T·H, D)
     minimal = change @ torch.linalg.pinv(whole)
-    torch.testing.assert_close(edit.flatten(1), minimal, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(edit, minimal, rtol=1e-4, atol=1e-5)
     inside = whole @ torch.linalg.pinv(whole)
-    torch.testing.assert_close(edit.flatten(1) @ inside, edit.flatten(1), rtol=1e-4, atol=1e-5)
-
-
-def test_a_pattern_edit_changes_what_is_decoded_by_exactly_what_is_asked():
-    readout, change = some_readout(), torch.randn(50, DIM, generator=generator(0, "change"))
-    hidden = torch.randn(50, 2 * K + 1, WIDTH, generator=generator(0, "hidden"))
-    edited = hidden + pattern_edit(hidden, readout, change)
-    torch.testing.assert_close(
-        readout.decode(edited) - readout.decode(hidden), change, rtol=1e-3, atol=1e-3
-    )
+    torch.testing.assert_close(edit @ inside, edit, rtol=1e-4, atol=1e-5)
 
 
 def test_a_pattern_edit_reaches_a_copy_that_the_probe_does_not_look_at():
-    readout = weights_readout()
-    hidden = torch.randn(500, 2 * K + 1, WIDTH, generator=generator(0, "hidden"))
+    readout, change = weights_readout(), torch.ones(500, DIM)
+    hidden, donor = donors_that_change(readout, change)
     hidden[:, 5, 7:9] = 2 * hidden[:, 1, 2:4]
-    change = torch.ones(500, DIM)
-    pattern, minimal = pattern_edit(hidden, readout, change), minimal_edit(readout, change)
-    torch.testing.assert_close(pattern[:, 5, 7:9], 2 * change)
+    given = at_layer(hidden, donor, readout)
+    pattern, minimal = (method(given) - hidden for method in (PatternEdit(), MinimalEdit()))
+    torch.testing.assert_close(pattern[:, 5, 7:9], 2 * change, rtol=1e-4, atol=1e-4)
     assert (minimal[:, 5] == 0).all()
 
 
@@ -178,24 +199,24 @@ def test_a_pattern_of_other_prompts_has_no_part_of_the_pairs_own_difference():
     hidden = torch.randn(2, 40, 2 * K + 1, WIDTH, generator=generator(0, "hidden"))
     recipient, donor = hidden[0], hidden[0].roll(-1, 0)
     readout, difference = some_readout(), donor - recipient
-    change = readout.decode(donor) - readout.decode(recipient)
 
     def share(states):
-        edit = pattern_edit(states, readout, change)
+        edit = PatternEdit()(at_layer(recipient, donor, readout, states)) - recipient
         return ((edit * difference).sum() / difference.square().sum()).item()
 
-    assert (
-        share(hidden[0]) > DIM / 40
-    )  # as it would be if the pattern were estimated on the pairs themselves
+    # As it would be if the pattern were estimated on the pairs themselves.
+    assert share(hidden[0]) > DIM / 40
     assert abs(share(hidden[1])) < 0.4 * DIM / 40
 
 
 def test_random_directions_have_the_edits_norm_at_every_position():
-    edit = minimal_edit(some_readout(), torch.randn(5, DIM, generator=generator(0, "change")))
-    control = random_edit(edit, generator(0, "r"))
-    torch.testing.assert_close(control.norm(dim=-1), edit.norm(dim=-1))
-    cosine = torch.cosine_similarity(control.flatten(1), edit.flatten(1))
-    assert cosine.abs().mean() < 0.6
+    readout, change = some_readout(), torch.randn(5, DIM, generator=generator(0, "change"))
+    hidden, donor = donors_that_change(readout, change)
+    given = at_layer(hidden, donor, readout)
+    edit = MinimalEdit()(given) - hidden
+    control = RandomDirection(MinimalEdit())(given) - hidden
+    torch.testing.assert_close(control.norm(dim=-1), edit.norm(dim=-1), rtol=1e-3, atol=1e-5)
+    assert torch.cosine_similarity(control.flatten(1), edit.flatten(1)).abs().mean() < 0.6
 
 
 def test_attended_positions_are_the_fewest_that_hold_the_share():
@@ -210,26 +231,82 @@ def test_the_querys_own_token_is_not_exchanged_even_if_the_probe_looks_at_nothin
     pairs = pair_prompts(prompts.xs, prompts.ys, K)
     scores = torch.full((2 * K + 1,), -20.0).index_fill(0, torch.tensor([2 * K]), 20.0)
     at_query = dataclasses.replace(some_readout(), attention=scores.softmax(0))
-    moved = intervene(
-        model, pairs, others(), {"least_squares": {3: at_query}}, [3], generator(0, "r")
-    )
+    readouts = {"least_squares": {3: at_query}}
+    moved = intervene(model, pairs, others(), METHODS, readouts, [3], generator(0, "r"))
     torch.testing.assert_close(
         moved.edited["interchange_attended", "least_squares", 3], moved.recipient
     )
     assert moved.norms["interchange_attended", "least_squares", 3] > 0
 
 
-def test_predictions_from_any_layer_on_are_the_learners(model, prompts):
-    states = model.hidden_states(prompts.xs, prompts.ys)
-    for layer in range(4):
-        found = predict_from(model, states[layer], layer)
-        torch.testing.assert_close(found, model(prompts.xs, prompts.ys)[:, -1])
+def test_a_wider_share_of_the_attention_exchanges_more_positions():
+    hidden, donor = torch.zeros(3, 5, WIDTH), torch.ones(3, 5, WIDTH)
+    attention = torch.tensor([0.5, 0.3, 0.1, 0.0, 0.1])
+    readout = LinearReadout(attention, torch.randn(WIDTH, DIM), torch.zeros(DIM))
+    given = at_layer(hidden, donor, readout)
+    exchanged = [InterchangeAttended(share)(given)[0, :, 0].tolist() for share in (0.5, 0.85)]
+    assert exchanged == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0]]
+
+
+def test_the_ceiling_is_the_probes_share_of_what_exchanging_the_context_moves(prompts):
+    """The toy learner's context is exchanged for all of its answer before the layer that reads."""
+    readout = dataclasses.replace(weights_readout(), r_squared=0.25)
+    without = dataclasses.replace(weights_readout(), r_squared=-0.5)
+    readouts = {"some": dict.fromkeys(range(3), readout), "none": dict.fromkeys(range(3), without)}
+    pairs = pair_prompts(prompts.xs, prompts.ys, K)
+    moved = intervene(
+        HoldsWeights(), pairs, others(), METHODS, readouts, range(3), generator(0, "r")
+    )
+    ceilings = {name: value for name, value in moved.ceilings.items() if name[0] == "pattern_edit"}
+    assert ceilings == pytest.approx(
+        {
+            ("pattern_edit", t, layer): c * (layer < 2)
+            for t, c in (("some", 0.25), ("none", 0.0))
+            for layer in range(3)
+        }
+    )
+    assert moved.ceilings["interchange_attended", "some", 1] == pytest.approx(1.0)
+    assert np.isnan(moved.ceilings["pattern_edit_random", "some", 1])
+
+
+class HalfWay(Intervention):
+    """Of one's own: half of the way to the donor's states, everywhere."""
+
+    follows_probe = False
+
+    def __call__(self, states):
+        return (states.recipient + states.donor) / 2
+
+
+class NoIntervention:
+    pass
+
+
+def test_an_intervention_of_ones_own_is_named_by_its_dotted_path(model, prompts):
+    name = f"{__name__}.HalfWay"
+    methods = build_interventions([name, f"{name}_random"])
+    pairs = pair_prompts(prompts.xs, prompts.ys, K)
+    moved = intervene(model, pairs, others(), methods, {}, [1], generator(0, "r"))
+    assert set(moved.edited) == {(name, "all", 1), (f"{name}_random", "all", 1)}
+    assert moved.norms[name, "all", 1] == pytest.approx(0.5, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("no.such.Edit", r"cannot import or make the intervention 'no\.such\.Edit'"),
+        (f"{__name__}.NoIntervention", r"is not an intervention; allowed: a subclass of"),
+    ],
+)
+def test_what_is_no_intervention_is_refused(name, says):
+    with pytest.raises(ValueError, match=says):
+        build_interventions([name])
 
 
 def test_fraction_and_distance_measure_the_way_to_the_donor():
     start, goal = torch.zeros(50), torch.linspace(1, 2, 50)
     edited = {("edit", "t", 0): goal / 2, ("edit", "t", 1): goal, ("edit", "t", 2): start}
-    moved = Movements(start, goal, edited, dict.fromkeys(edited, 1.0))
-    table = movement_table(moved, 0.9, 50, seed=0)
+    moved = Movements(start, goal, edited, *2 * [dict.fromkeys(edited, 1.0)])
+    table = movement_table(moved, BootstrapConfig(confidence=0.9, num_resamples=50), seed=0)
     np.testing.assert_allclose(table["fraction"], [0.5, 1, 0])
     np.testing.assert_allclose(table["distance"], [0.25, 0, 1])

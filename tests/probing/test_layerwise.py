@@ -1,14 +1,16 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import Ridge
 
-from incontext_linear.config import TaskConfig
+from incontext_linear.config import BootstrapConfig, TaskConfig
 from incontext_linear.predictors import BayesPosteriorMean, GradientDescent, OrdinaryLeastSquares
 from incontext_linear.probing import progress_tables, read_predictions, split_prompts
-from incontext_linear.probing.config import ProbingConfig
+from incontext_linear.probing.config import FitConfig
+from incontext_linear.probing.layerwise import PENALTIES
 from incontext_linear.tasks import draw_prompts, generator
 
-CONFIG = ProbingConfig(num_resamples=100)
+BOOTSTRAP = BootstrapConfig(num_resamples=100)
 STEPS = {m: GradientDescent(0.03, m) for m in (1, 3, 9)}
 
 
@@ -31,7 +33,7 @@ def states_that_hold(prompts, predictions):
 
 def test_the_read_out_recovers_a_prediction_that_a_layer_holds(prompts):
     best = BayesPosteriorMean(noise_std=0.3, prior_std=1.0)(prompts.xs, prompts.ys)
-    split = split_prompts(400, CONFIG, 0)
+    split = split_prompts(400, FitConfig(), 0)
     read = read_predictions(states_that_hold(prompts, [best]), prompts.ys, split)
     share = (read[0] - best[split.test]).square().mean() / best.var()
     assert share < 0.05
@@ -42,7 +44,7 @@ def test_the_nearest_step_is_the_one_whose_predictions_a_layer_holds(prompts):
     algorithms = {"gradient_descent": STEPS, "least_squares": {0: OrdinaryLeastSquares()}}
     read = torch.stack(held)
     spd, nearest = progress_tables(
-        read, algorithms, prompts.xs, prompts.ys, [0, 1, 2], [4, 5], CONFIG, seed=0
+        read, algorithms, prompts.xs, prompts.ys, [0, 1, 2], [4, 5], BOOTSTRAP, seed=0
     )
     assert nearest.query("examples_seen == 5")["nearest_steps"].tolist() == [1, 9, 3]
     assert (nearest["mean"] < 1e-12).all()
@@ -53,3 +55,35 @@ def test_the_nearest_step_is_the_one_whose_predictions_a_layer_holds(prompts):
         "algorithm == 'gradient_descent' and examples_seen == 5 and layer == 0 and steps == 9"
     )
     np.testing.assert_allclose(row["mean"], share)
+
+
+def test_the_least_penalty_fits_what_float32_would_round_away(prompts):
+    """A layer that holds the labels beside a coordinate that varies much more, rotated: ridge in
+    float64, as scikit-learn does it, is the reference.
+    """
+    rng = generator(1, "states")
+    held = torch.randn(11, 400, 3, generator=rng).double()
+    held[::2, :, 0] = 0.1 * prompts.ys.T
+    held[:, :, 1] *= 300
+    rotation = torch.linalg.qr(torch.randn(3, 3, generator=rng))[0].double()
+    hidden = (held @ rotation).float().unsqueeze(0)
+    split = split_prompts(400, FitConfig(), 0)
+    read = read_predictions(hidden, prompts.ys, split)[0].double()
+    states = hidden[0, ::2].double()
+    center = states[:, split.train].mean(1, keepdim=True)
+    fitted = (states[1:, split.train] - center[1:]).flatten(0, 1).numpy()
+    labels = prompts.ys.T[1:, split.train].flatten().double().numpy()
+    size = np.linalg.eigvalsh(fitted.T @ fitted).mean()
+
+    def predictions(share):
+        ridge = Ridge(alpha=share * size, fit_intercept=False).fit(fitted, labels)
+        return (states - center).numpy() @ ridge.coef_
+
+    missed = [
+        np.square(
+            predictions(share)[1:, split.validation] - prompts.ys.T[1:, split.validation].numpy()
+        ).mean()
+        for share in PENALTIES
+    ]
+    expected = predictions(PENALTIES[int(np.argmin(missed))])[:, split.test].T
+    np.testing.assert_allclose(read.numpy(), expected, rtol=1e-4, atol=1e-5)

@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -5,19 +7,22 @@ import torch
 from incontext_linear.config import ModelConfig, TaskConfig
 from incontext_linear.learner.saved import Learner
 from incontext_linear.learner.transformer import Transformer
-from incontext_linear.pipelines.probing.nodes import collect_hidden_states
 from incontext_linear.probing import (
     Column,
     build_targets,
+    collect_hidden_states,
     collect_states,
     fit_probes,
+    select,
     split_prompts,
     target_values,
 )
-from incontext_linear.probing.config import PROBE_TARGETS, ProbingConfig
+from incontext_linear.probing.config import PROBE_TARGETS, FitConfig, ProbingConfig
+from incontext_linear.probing.readouts import pack_readouts, unpack_readout
+from incontext_linear.probing.selection import identify
 from incontext_linear.tasks import draw_prompts, generator
 
-CONFIG = ProbingConfig(num_steps=300, batch_size=64, hidden_units=(16,), learning_rate=1e-2)
+CONFIG = FitConfig(num_steps=300, batch_size=64, hidden_units=(16,), learning_rate=1e-2)
 
 
 def planted_states():
@@ -144,8 +149,12 @@ def test_prompts_no_longer_than_what_is_probed_give_the_same_states():
     model = Transformer(2, 9, ModelConfig(num_layers=2, num_heads=2, width=8))
     learner = Learner(model.initialize(generator(0, "states")), task)
     prompts = draw_prompts(task, 5, seed=0)._asdict()
+    fit = FitConfig(test_fraction=0.4, validation_fraction=0.2)
     short, whole = (
-        collect_hidden_states(learner, prompts, ProbingConfig(context_lengths=lengths), "cpu")
+        collect_hidden_states(
+            learner,
+            select(learner, prompts, ProbingConfig(context_lengths=lengths, fit=fit), "cpu", 0),
+        )
         for lengths in ((2, 4), (2, 4, None))
     )
     assert (short.shape[1], whole.shape[1]) == (
@@ -153,6 +162,76 @@ def test_prompts_no_longer_than_what_is_probed_give_the_same_states():
         2 * 9 - 1,
     )  # the query's token comes last
     torch.testing.assert_close(short, whole[:, : 2 * 4 + 1])
+
+
+@pytest.fixture(scope="module")
+def learner():
+    model = Transformer(2, 6, ModelConfig(num_layers=2, num_heads=2, width=8))
+    return Learner(model.initialize(generator(0, "m")), TaskConfig(dim=2, num_examples=6))
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return draw_prompts(TaskConfig(dim=2, num_examples=6), 40, seed=0)._asdict()
+
+
+def test_a_selection_holds_every_target_at_every_number_of_examples_computed_once(learner, drawn):
+    config = ProbingConfig(context_lengths=(3, None), layers=(0, 2), num_prompts=30)
+    selection = select(learner, drawn, config, "cpu", seed=0)
+    assert [column[:2] for column in selection.columns] == [
+        (name, seen) for seen in (3, 5) for name in config.targets
+    ]
+    assert selection.layers == [0, 2]
+    assert sum(map(len, selection.split)) == len(selection.xs) == 30
+    expected = target_values(
+        "m",
+        build_targets(["moment"], 1.0)["moment"],
+        *(drawn[name][:30, :3] for name in ("xs", "ys")),
+    )
+    torch.testing.assert_close(selection.columns[0].values, expected)
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (ProbingConfig(layers=(3,)), r"probing\.layers=\[3\].* has 2 layers; allowed: 0 to 2"),
+        (
+            ProbingConfig(context_lengths=(6,)),
+            r"context_lengths=\[6\].*6 examples; allowed: 1 to 5",
+        ),
+    ],
+)
+def test_what_the_learner_or_the_prompts_lack_is_refused(learner, drawn, config, says):
+    with pytest.raises(ValueError, match=says):
+        select(learner, drawn, config, "cpu", seed=0)
+
+
+def test_a_selection_is_told_from_one_with_a_single_other_number_or_sign(learner, drawn):
+    def of(xs):
+        return identify(learner, select(learner, drawn | {"xs": xs}, ProbingConfig(), "cpu", 0))
+
+    own = of(drawn["xs"])
+    assert torch.equal(own, of(drawn["xs"].clone()))
+    assert not torch.equal(own, of(-drawn["xs"]))
+    assert not torch.equal(own, of(drawn["xs"].roll(1, 0)))
+    other = Learner(copy.deepcopy(learner.model), learner.task)
+    with torch.no_grad():
+        other.model.read_out.weight.neg_()
+    selection = select(learner, drawn, ProbingConfig(), "cpu", 0)
+    assert not torch.equal(own, identify(other, selection))
+
+
+def test_read_outs_are_the_same_after_packing(planted_fit):
+    packed = pack_readouts(planted_fit.linear)
+    readout, own = unpack_readout(packed, "held", 2, 1), planted_fit.linear["held", 2, 1]
+    torch.testing.assert_close(readout.matrix, own.matrix)
+    torch.testing.assert_close(readout.attention, own.attention[:5])
+    assert readout.r_squared == pytest.approx(own.r_squared)
+    assert own.r_squared == pytest.approx(
+        1 - planted_fit.squared_error[0, 1, 0, 0].mean().item(), abs=1e-6
+    )
+    with pytest.raises(ValueError, match=r"no saved probe of 'held' after 2 examples in layer 7"):
+        unpack_readout(packed, "held", 2, 7)
 
 
 def test_targets_agree_with_numpy():

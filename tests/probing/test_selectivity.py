@@ -3,19 +3,20 @@ import pandas as pd
 import pytest
 import torch
 
+from incontext_linear.config import BootstrapConfig
 from incontext_linear.probing import (
     Column,
-    appearance_tables,
+    Selection,
     overlap_table,
     score_table,
-    selectivity_table,
+    selectivity_tables,
     split_prompts,
 )
 from incontext_linear.probing.config import ProbingConfig
 from incontext_linear.probing.fitting import PROBE_KEYS
-from incontext_linear.statistics import bootstrap_ratio, crossed_means, interval
+from incontext_linear.statistics import crossed_means, interval
 
-CONFIG = ProbingConfig(num_resamples=200)
+CONFIG = ProbingConfig(bootstrap=BootstrapConfig(num_resamples=200))
 LEARNER = {"moment": [1.0, 0.4, 0.1, 0.1], "least_squares": [1.0, 0.9, 0.8, 0.1]}
 
 
@@ -49,7 +50,7 @@ def test_scores_are_means_with_intervals_that_hold_them():
 
 
 def test_selectivity_is_the_improvement_over_the_best_control():
-    table = selectivity_table(errors("learner", LEARNER), CONTROLS, CONFIG, seed=0)
+    table, _, _ = selectivity_tables(errors("learner", LEARNER), CONTROLS, CONFIG, seed=0)
     found = table.set_index(["target", "layer"])["selectivity"]
     assert found["moment"].tolist() == pytest.approx([0.0, 0.6, 0.8, 0.8], abs=0.02)
     assert found["least_squares"].tolist() == pytest.approx([0.0, 0.1, 0.1, 0.8], abs=0.02)
@@ -57,7 +58,7 @@ def test_selectivity_is_the_improvement_over_the_best_control():
 
 
 def test_a_target_appears_where_selectivity_first_reaches_half_of_its_largest():
-    appearances, order = appearance_tables(errors("learner", LEARNER), CONTROLS, CONFIG, seed=0)
+    _, appearances, order = selectivity_tables(errors("learner", LEARNER), CONTROLS, CONFIG, seed=0)
     layers = appearances.set_index("target")[["layer", "low", "high"]]
     assert layers.loc["moment"].tolist() == [1, 1, 1]
     assert layers.loc["least_squares"].tolist() == [3, 3, 3]
@@ -74,7 +75,7 @@ def test_a_target_appears_where_selectivity_first_reaches_half_of_its_largest():
 
 def test_a_target_no_better_than_its_controls_appears_nowhere():
     levels = {"moment": [1.0, 1.0, 0.9, 0.9], "least_squares": LEARNER["least_squares"]}
-    appearances, order = appearance_tables(errors("learner", levels), CONTROLS, CONFIG, seed=0)
+    _, appearances, order = selectivity_tables(errors("learner", levels), CONTROLS, CONFIG, seed=0)
     assert appearances.set_index("target")["layer"].isna().to_dict() == {
         "moment": True,
         "least_squares": False,
@@ -91,7 +92,8 @@ def test_overlap_is_what_one_target_gives_away_of_another():
         Column("same", 5, 3 * known),
         Column("other", 4, noise),
     ]
-    table = overlap_table(columns, split_prompts(800, CONFIG, 0), CONFIG, seed=0)
+    xs, ys, split = torch.zeros(800, 6, 2), torch.zeros(800, 6), split_prompts(800, CONFIG.fit, 0)
+    table = overlap_table(Selection(xs, ys, [0], [4, 5], columns, split), CONFIG, seed=0)
     errors = table.set_index(["target", "given"])["squared_error"]
     assert errors["half", "whole"] == pytest.approx(0.5, abs=0.08)
     assert errors["whole", "half"] == pytest.approx(0.5, abs=0.08)
@@ -118,9 +120,3 @@ def test_resamples_are_paired_across_arrays_of_one_shape():
     values = np.random.default_rng(0).standard_normal((2, 30, 3))
     difference = crossed_means(values + 5, 100, seed=4) - crossed_means(values, 100, seed=4)
     np.testing.assert_allclose(difference, 5)
-
-
-def test_a_ratio_of_means_has_the_ratio_in_its_interval():
-    denominator = np.random.default_rng(0).random((100, 2)) + 0.5
-    table = bootstrap_ratio(denominator * [0.5, 2.0], denominator, 0.95, 100, seed=0)
-    np.testing.assert_allclose(table[["mean", "low", "high"]], [[0.5] * 3, [2.0] * 3])

@@ -1,15 +1,17 @@
 import copy
+from pathlib import Path
 
 import pytest
 from kedro.config import OmegaConfigLoader
 
 from incontext_linear.parameters import ParameterError, check_parameters
-from incontext_linear.predictors import build_predictors
+
+CONF = str(Path(__file__).parents[2] / "conf")
 
 
 @pytest.fixture(scope="module")
 def base():
-    loader = OmegaConfigLoader("conf", base_env="base", default_run_env="base")
+    loader = OmegaConfigLoader(CONF, base_env="base", default_run_env="base")
     return loader["parameters"]
 
 
@@ -30,7 +32,7 @@ def test_the_base_parameters_are_valid(base):
 @pytest.mark.parametrize("env", ["test", "paper", "pretrained"])
 def test_the_parameters_of_every_environment_are_valid(env):
     loader = OmegaConfigLoader(
-        "conf",
+        CONF,
         base_env="base",
         default_run_env="base",
         env=env,
@@ -48,7 +50,11 @@ def test_the_parameters_of_every_environment_are_valid(env):
             3,
             r"task\.dmi: unknown parameter \(given 3\); allowed here: dim, num_examples",
         ),
-        ("variant", {"sweeep": "x"}, r"variant\.sweeep: unknown .* allowed here: sweep, name"),
+        (
+            "variant",
+            {"sweeep": "x"},
+            r"variant\.sweeep: unknown .* allowed here: sweep, name, folder",
+        ),
         (
             "task.inputs",
             [{"kind": "normal", "scal": 2.0}],
@@ -85,11 +91,43 @@ def test_the_parameters_of_every_environment_are_valid(env):
             r"probing\.targets: cannot import the target 'no\.such'.*allowed",
         ),
         (
-            "probing.causal_targets",
+            "probing.interventions.targets",
             ["torch.sum"],
-            r"probing\.causal_targets: \['torch\.sum'\] .* allowed: .*'moment'",
+            r"probing\.interventions\.targets: \['torch\.sum'\] .* allowed: .*'moment'",
         ),
-        ("probing.hidden_units", [0], r"probing\.hidden_units\.0: .*greater than 0; given 0"),
+        (
+            "probing.interventions.methods",
+            ["swap"],
+            r"probing\.interventions\.methods\.0: unknown intervention 'swap'; allowed: "
+            "'minimal_edit', ",
+        ),
+        (
+            "probing.interventions.methods",
+            ["no.such"],
+            r"probing\.interventions\.methods: cannot import .*'no\.such'.*allowed: the path",
+        ),
+        (
+            "probing.fit.hidden_units",
+            [0],
+            r"probing\.fit\.hidden_units\.0: .*greater than 0; given 0",
+        ),
+        (
+            "probing.num_seeds",
+            3,
+            r"probing\.num_seeds: unknown parameter \(given 3\); allowed here: layers, .*fit",
+        ),
+        ("comparison.bootstrap.confidence", 2, r"comparison\.bootstrap\.confidence: .*; given 2"),
+        ("baselines.mine", 3, r"baselines\.mine: .*dictionary; given 3"),
+        (
+            "variant",
+            {"sweeep": "depth"},
+            r"variant\.sweeep: unknown parameter \(given 'depth'\); allowed here: sweep, name",
+        ),
+        (
+            "task.inputs",
+            [{"scale": 1.0, "shfit": 2.0}],
+            r"task\.inputs\.0\.shfit: unknown parameter .* allowed here: kind, scale, shift",
+        ),
         ("comparison.num_queries", 2, r"comparison\.num_queries: 2 .* more than task\.dim"),
         (
             "comparison.num_weight_prompts",
@@ -127,7 +165,8 @@ def test_an_error_names_the_parameter_what_was_given_and_what_is_allowed(base, n
 def test_null_takes_a_baseline_away(base):
     parameters = check_parameters(changed(base, "baselines.ols", None))
     names = [name for name in base["baselines"] if name != "ols"]
-    assert list(build_predictors(parameters.baselines, parameters.task)) == names
+    assert list(parameters.baselines.active) == names
+    assert list(parameters.baselines.build(parameters.task)) == names
 
 
 def test_at_least_one_baseline_must_be_left(base):

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from incontext_linear.comparison.curves import predict_with_baselines
 from incontext_linear.config import TaskConfig
-from incontext_linear.parameters import LEARNER
-from incontext_linear.pipelines.baseline_estimation.nodes import estimate_predictions
-from incontext_linear.predictors import BayesPosteriorMean, build_predictors
-from incontext_linear.tables import tidy_predictions
+from incontext_linear.predictors import Baselines, BayesPosteriorMean, build_predictors
+from incontext_linear.tables import LEARNER, tidy_predictions
 from incontext_linear.tasks import draw_prompts
 
 BASELINES = {
@@ -59,7 +58,7 @@ def write_variant(root, axes, seed, learner, baselines, task, num_prompts=64, st
         prompts = draw_prompts(task, num_prompts, seed, stream="evaluation").to(torch.float64)
         predictions = tidy_predictions(LEARNER, learner(prompts.xs, prompts.ys))
         predictions.to_parquet(folder / "07_model_output/learner_predictions.parquet")
-        table = estimate_predictions({"xs": prompts.xs, "ys": prompts.ys}, baselines, task)
+        table = predict_with_baselines(prompts._asdict(), Baselines(**baselines), task)
         table.to_parquet(folder / "07_model_output/baseline_predictions.parquet")
     return folder
 

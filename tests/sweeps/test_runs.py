@@ -21,6 +21,7 @@ import torch
 from distributed import Client
 from kedro.framework.startup import bootstrap_project
 from rich.console import Console
+from support.project import copy_project
 
 from incontext_linear.learner.saved import load_learner
 from incontext_linear.sweeps import engine
@@ -32,9 +33,8 @@ from incontext_linear.sweeps.variants import Variant, VariantTask
 from incontext_linear.training import train
 
 # The driver runs in this process, and with it Kedro, MLflow and Dask, who warn of each other.
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
-ROOT = Path(__file__).parents[2]
 LONG = "{num_steps: 300, checkpoint_every: 20, log_every: 5}"
 SWEEPS = f"""
 tiny:
@@ -60,13 +60,7 @@ ENVIRONMENT = os.environ | {"DO_NOT_TRACK": "1", "COLUMNS": "200", "OMP_NUM_THRE
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    target = tmp_path_factory.mktemp("sweeps")
-    for name in ("conf", "src"):
-        shutil.copytree(
-            ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
-        )
-    for name in ("pyproject.toml", ".telemetry"):
-        shutil.copy(ROOT / name, target)
+    target = copy_project(tmp_path_factory.mktemp("sweeps"))
     (target / "conf/test/sweeps.yml").write_text(SWEEPS)
     before = Path.cwd()
     os.chdir(target)  # MLflow's database is named relative to it
@@ -79,13 +73,12 @@ def scheduler(path):
     """A Dask cluster as a user starts one: a scheduler and two workers, in processes of their
     own.
     """
-    environment = ENVIRONMENT | {"PYTHONPATH": str(path / "src")}
     dask, place = [sys.executable, "-m", "dask"], ["--scheduler-file", str(path / "scheduler.json")]
     # The workers declare a GPU, so that variants whose device is auto ask Dask for it.
     workers = ["worker", "--nworkers", "2", "--nthreads", "1", "--resources", "GPU=1"]
     starts = [["scheduler", "--port", "0", "--no-dashboard"], workers]
     with (path / "dask.log").open("w") as log:
-        arguments = {"cwd": path, "env": environment, "stdout": log, "stderr": log}
+        arguments = {"cwd": path, "env": ENVIRONMENT, "stdout": log, "stderr": log}
         processes = [subprocess.Popen([*dask, *start, *place], **arguments) for start in starts]
         deadline = time.monotonic() + 60
         while not (path / "scheduler.json").exists():

@@ -7,12 +7,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from incontext_linear import files
 from incontext_linear.config import ModelConfig, TaskConfig, resolve_device
 from incontext_linear.files import UnreadableFileError, read_tensors, write_tensors
 from incontext_linear.learner.saved import Learner, load_learner, save_learner
 from incontext_linear.learner.transformer import Transformer
 from incontext_linear.tasks import draw_prompts, generator
-from incontext_linear.training import checkpoints
 from incontext_linear.training.checkpoints import Checkpoint, CheckpointStore
 
 TASK = TaskConfig(dim=2, num_examples=5)
@@ -57,7 +57,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     def disk_full(file):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoints.os, "fsync", disk_full)
+    monkeypatch.setattr(files.os, "fsync", disk_full)
     with pytest.raises(OSError, match=r"No space left on device.*tensors\.safetensors"):
         write_tensors(path, TENSORS, {"kind": "new"})
     assert read_tensors(path)[1] == {"kind": "old"}
@@ -119,7 +119,9 @@ def test_the_store_keeps_the_newest(tmp_path):
         "step_000000010.safetensors",
         "step_000000100.safetensors",
     ]
-    assert store.latest("run").step == 100
+    latest = store.latest("run")
+    assert latest is not None
+    assert latest.step == 100
 
 
 def test_runs_do_not_see_each_other(tmp_path):
@@ -127,7 +129,9 @@ def test_runs_do_not_see_each_other(tmp_path):
     store.save("one", make_checkpoint(5))
     assert store.latest("other") is None
     store.discard("other")
-    assert store.latest("one").step == 5
+    latest = store.latest("one")
+    assert latest is not None
+    assert latest.step == 5
 
 
 def test_discarding_leaves_no_folder_behind(tmp_path):

@@ -50,6 +50,7 @@ def trained_by_two(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_two_processes_give_the_losses_of_one(optimizer, trained_by_two):
     alone = train(
@@ -65,6 +66,7 @@ def test_two_processes_give_the_losses_of_one(optimizer, trained_by_two):
         assert together["spd_to_ols"] == pytest.approx(single["spd_to_ols"], rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton")
 def test_two_processes_on_our_kernels_predict_in_the_end_as_one_without(tmp_path):
     done = torchrun(str(KERNELS), str(tmp_path), cwd=tmp_path)
@@ -81,6 +83,7 @@ def test_a_batch_that_cannot_be_shared_is_refused_with_what_is_allowed(monkeypat
         train(Recipe(TASK, MODEL, TRAINING.model_copy(update={"batch_size": 15}), 0), "cpu")
 
 
+@pytest.mark.slow
 def test_the_command_trains_an_environments_learner_and_saves_it_once(tmp_path):
     project = Path(__file__).parents[2]
     for name in ("conf", "pyproject.toml"):

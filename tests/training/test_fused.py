@@ -37,6 +37,11 @@ def on_device(*tensors: torch.Tensor) -> list[torch.Tensor]:
     return [tensor.to(DEVICE) for tensor in tensors]
 
 
+def grad_of(leaf: torch.Tensor) -> torch.Tensor:
+    assert leaf.grad is not None
+    return leaf.grad
+
+
 def assert_near(result: torch.Tensor, reference: torch.Tensor) -> None:
     """Within rounding of the reference's size; a number never written is NaN and fails."""
     error = (result.cpu().double() - reference).abs().max()
@@ -66,8 +71,8 @@ def test_add_norm_is_the_sums_layer_norm_and_so_is_its_gradient(num_tokens, widt
     branch_kernels.add_norm_backward(
         *on_device(tensors[2], tensors[3]), new_stream, inputs[3], EPSILON, sums, gradient
     )
-    assert_near(gradient, stream.grad)
-    assert_near(sums.sum(0), torch.cat((scale.grad, shift.grad, bias.grad)))
+    assert_near(gradient, grad_of(stream))
+    assert_near(sums.sum(0), torch.cat([grad_of(leaf) for leaf in (scale, shift, bias)]))
 
 
 def test_without_a_branch_the_stream_itself_is_normalised():
@@ -96,8 +101,8 @@ def test_gelu_and_its_gradient(num_tokens, num_units):
     torch.testing.assert_close(result.cpu().double(), y.detach(), rtol=1e-5, atol=1e-5)
     sums = unwritten(branch_kernels.NUM_GELU_SUMS, num_units)
     branch_kernels.gelu_backward(above, source, bias, sums, gradient)
-    assert_near(gradient, x.grad)
-    assert_near(branch_kernels.sum_rows(sums[None], torch.float32)[0], shift.grad)
+    assert_near(gradient, grad_of(x))
+    assert_near(branch_kernels.sum_rows(sums[None], torch.float32)[0], grad_of(shift))
 
 
 @settings(max_examples=12)
@@ -129,8 +134,8 @@ def check_attention(num_tokens: int, num_heads: int) -> None:
     assert_near(mixed, y.detach())
     sums = unwritten(2, 3 * width)
     attention.backward(above, packed, num_heads, gradient, bias, sums)
-    assert_near(gradient, x.grad)
-    assert_near(sums.sum(0), shift.grad)
+    assert_near(gradient, grad_of(x))
+    assert_near(sums.sum(0), grad_of(shift))
 
 
 def test_attention_without_a_bias():
@@ -152,7 +157,7 @@ def model(request) -> Transformer:
 def gradients(model: Transformer, xs: torch.Tensor, ys: torch.Tensor) -> dict[str, torch.Tensor]:
     model.zero_grad()
     F.mse_loss(model(xs, ys), ys).backward()
-    return {name: parameter.grad for name, parameter in model.named_parameters()}
+    return {name: grad_of(parameter) for name, parameter in model.named_parameters()}
 
 
 @pytest.mark.parametrize("num_parts", [1, 2])

@@ -29,7 +29,9 @@ def reference(model: Transformer, training: TrainingConfig) -> list[torch.optim.
     rest = [p for p in model.parameters() if id(p) not in taken]
     decay = training.weight_decay
     betas = (training.beta1, training.beta2)
-    optimizers = [torch.optim.AdamW(rest, lr=RATE, betas=betas, weight_decay=decay)]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(rest, lr=RATE, betas=betas, weight_decay=decay)
+    ]
     if matrices:
         muon = torch.optim.Muon(
             matrices, lr=RATE, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
@@ -66,8 +68,9 @@ def test_the_model_holds_views_and_the_masters_its_numbers():
     assert set(flat.weights()) == set(before)
     for name, tensor in flat.weights().items():
         assert torch.equal(tensor, before[name])
-    assert model.blocks[0].mlp_in.weight.dtype == torch.bfloat16
-    assert model.blocks[0].mlp_norm.weight.dtype == torch.float32
+    parameters = dict(model.named_parameters())
+    assert parameters["blocks.0.mlp_in.weight"].dtype == torch.bfloat16
+    assert parameters["blocks.0.mlp_norm.weight"].dtype == torch.float32
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 16), (2, 16, 64), (2, 64, 16)])

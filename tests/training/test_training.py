@@ -117,6 +117,7 @@ def test_bfloat16_matrices_with_float32_masters_follow_the_float32_losses(optimi
 COMPARE = Path(__file__).parent / "programs" / "compiled_training.py"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "device",
     [
@@ -134,6 +135,7 @@ def test_compiled_and_captured_steps_give_the_losses_of_plain_ones(device):
     subprocess.run([sys.executable, str(COMPARE), device], check=True, capture_output=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["step 4", "step 5", "step 13", "writing 1"])
 def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(moment, tmp_path, unbroken):
     kill_at(moment, tmp_path)
@@ -150,6 +152,7 @@ def kill_at(moment: str, folder: Path) -> None:
     configs = [config.model_dump_json() for config in (TASK, MODEL, TRAINING)]
     command = [sys.executable, str(KILLED_RUN), str(folder), moment, *configs]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
         assert process.stdout.readline() == "here\n"
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL

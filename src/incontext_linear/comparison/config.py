@@ -1,6 +1,6 @@
 """Parameters of the behavioural comparison."""
 
-from incontext_linear.config import Config, OpenFraction, PositiveInt
+from incontext_linear.config import BootstrapConfig, Config, PositiveInt
 
 
 class ComparisonConfig(Config):
@@ -11,5 +11,4 @@ class ComparisonConfig(Config):
     """Prompts on which implicit weights are estimated (each costs num_queries predictions a
     prefix).
     """
-    confidence: OpenFraction = 0.95
-    num_resamples: PositiveInt = 1000
+    bootstrap: BootstrapConfig = BootstrapConfig()

@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from incontext_linear.config import BootstrapConfig
 from incontext_linear.predictors import Predictor
-from incontext_linear.statistics import bootstrap_mean
+from incontext_linear.statistics import mean_interval
 
 
 class ImplicitWeights(NamedTuple):
@@ -121,16 +122,16 @@ def implicit_weight_difference(
 def curve(
     values: Float[Tensor, "batch example"],
     labels: dict[str, str],
-    confidence: float,
-    num_resamples: int,
+    bootstrap: BootstrapConfig,
     seed: int,
 ) -> pd.DataFrame:
     """Turn per-prompt values (B, n) into a tidy curve over the number of examples seen.
 
     Returns:
-        Columns: the labels, ``examples_seen``, ``mean``, ``low``, ``high``; one row a prefix.
+        Columns: the labels, ``examples_seen``, and the mean and the median with their intervals
+        over prompts, as `mean_interval` gives them; one row a prefix.
     """
-    table = bootstrap_mean(values.double().cpu().numpy(), confidence, num_resamples, seed)
+    table = mean_interval(values.double().cpu().numpy(), bootstrap, seed)
     table.insert(0, "examples_seen", np.arange(len(table)))
     for position, (name, label) in enumerate(labels.items()):
         table.insert(position, name, label)

@@ -1,76 +1,98 @@
 """SPD, ILWD, squared error and linearity against the number of examples seen."""
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
+from incontext_linear.config import ModelConfig, TaskConfig
 from incontext_linear.figures.style import (
-    LEARNER_COLOR,
     MUTED,
     draw_curves,
+    layer_axis,
     legend_beside,
+    log_scale,
     mark_dimension,
+    panel_grid,
     prepare_axes,
-    styles,
+    without_diverged,
 )
+from incontext_linear.figures.words import algorithm_name, describe_run
+from incontext_linear.tables import LEARNER
 
 
-def plot_divergences(spd: pd.DataFrame, ilwd: pd.DataFrame, dim: int) -> Figure:
+def plot_divergences(
+    spd: pd.DataFrame,
+    ilwd: pd.DataFrame,
+    task: TaskConfig,
+    model: ModelConfig,
+    seed: int,
+) -> Figure:
     """SPD and ILWD to each predictor against examples seen, log scale, intervals shaded (Figure
     1).
     """
-    figure = Figure(figsize=(12, 4.8), layout="constrained")
-    looks = styles(spd["predictor"])
-    panels = (
-        (spd, "Squared prediction difference", "SPD(transformer, algorithm)"),
-        (ilwd, "Implicit weight difference", "ILWD(transformer, algorithm)"),
+    run = describe_run(task, model, seed)
+    figure, panels = panel_grid(2, 2, (5.4, 4.6), extra=(2.4, 0.4), run=run)
+    learner = algorithm_name(LEARNER)
+    shown = (
+        (spd, "Squared prediction difference", f"SPD({learner}, algorithm)"),
+        (ilwd, "Implicit weight difference", f"ILWD({learner}, algorithm)"),
     )
-    for axes, (table, title, label) in zip(figure.subplots(1, 2), panels, strict=True):
+    for axes, (table, title, label) in zip(panels, shown, strict=True):
         # Before any example is seen, all predict close to 0: a log scale would show only that.
-        draw_curves(axes, table[table["examples_seen"] > 0], "examples_seen", "predictor", looks)
-        axes.set_yscale("log")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        draw_curves(axes, table[table["examples_seen"] > 0], "examples_seen", "predictor")
+        log_scale(axes)
+        layer_axis(axes)
         prepare_axes(axes, title, "examples seen, k", label)
-        mark_dimension(axes, dim)
-    legend_beside(figure, axes)
+        mark_dimension(axes, task.dim)
+    legend_beside(figure, panels[0])
     return figure
 
 
-def plot_risks(risk: pd.DataFrame, linearity: pd.DataFrame, dim: int) -> Figure:
+def plot_risks(
+    risk: pd.DataFrame,
+    linearity: pd.DataFrame,
+    task: TaskConfig,
+    model: ModelConfig,
+    seed: int,
+) -> Figure:
     """Squared error of every predictor, and how linear the learner is, against examples seen."""
-    figure = Figure(figsize=(12, 4.8), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    names = [name for name in dict.fromkeys(risk["predictor"]) if name != "transformer"]
-    looks = styles(names) | {"transformer": {"color": LEARNER_COLOR, "linestyle": "-"}}
-    # Exact predictors reach zero in a noiseless task; a log axis needs a floor to be drawn on.
-    floor = max(1e-10, risk["mean"].max() * 1e-7)
-    draw_curves(
-        left,
-        risk.assign(**risk[["mean", "low", "high"]].clip(lower=floor)),
-        "examples_seen",
-        "predictor",
-        looks,
+    run = describe_run(task, model, seed)
+    figure, (left, right) = panel_grid(
+        2, 2, (5.4, 4.6), extra=(2.4, 0.4), run=run, width_ratios=(3, 2)
     )
-    left.set_yscale("log")
+    floor = _floor(risk)
+    # The learner is drawn last: it would lie below what it is nearest to.
+    ordered = risk.iloc[np.argsort(risk["predictor"] == LEARNER, kind="stable")]
+    lifted = ordered.assign(**ordered[["mean", "low", "high"]].clip(lower=floor))
+    draw_curves(left, lifted, "examples_seen", "predictor")
+    log_scale(left)
     prepare_axes(left, "Squared error against the label", "examples seen, k", "mean squared error")
-    mark_dimension(left, dim)
-    if (risk["low"] < floor).any():
-        place = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
-        left.annotate("smaller values are drawn here", (1.0, floor), **place).set(
+    if (risk["mean"] < floor).any():
+        left.set_ylim(bottom=floor / 1.5)
+        left.annotate("smaller values are drawn here", (1.0, floor), **_AT_THE_RIGHT).set(
             color=MUTED, fontsize=8
         )
     shown = linearity[linearity["examples_seen"] > 0]
     unexplained = shown.assign(mean=1 - shown["mean"], low=1 - shown["high"], high=1 - shown["low"])
-    draw_curves(right, unexplained, "examples_seen", "predictor", looks)
-    right.set_yscale("log")
-    prepare_axes(
-        right,
-        "How far from linear the transformer is",
-        "examples seen, k",
-        "1 − R² of its implicit weights",
-    )
-    mark_dimension(right, dim)
+    draw_curves(right, unexplained, "examples_seen", "predictor")
+    log_scale(right)
+    title = f"How far from linear the {algorithm_name(LEARNER)} is"
+    prepare_axes(right, title, "examples seen, k", "1 − R² of its implicit weights")
     for axes in (left, right):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        mark_dimension(axes, task.dim)
+        layer_axis(axes)
     legend_beside(figure, left)
     return figure
+
+
+_AT_THE_RIGHT = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
+
+
+def _floor(risk: pd.DataFrame) -> float:
+    """Where exact predictors are drawn, which have no error without noise: below the learner's
+    curve, and no further.
+    """
+    shown = without_diverged(risk)
+    own = shown.loc[shown["predictor"] == LEARNER, "mean"]
+    least = own[own > 0].min() if (own > 0).any() else shown["mean"].max() * 1e-7
+    return max(1e-12, least / 10)

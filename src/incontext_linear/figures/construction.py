@@ -3,7 +3,7 @@
 Tables in (see `measurements`), Matplotlib figures out. To draw the figures of
 `docs/construction.md`:
 
-    python -m incontext_linear.construction.figures docs/figures
+    python -m incontext_linear.figures.construction docs/figures
 """
 
 import argparse
@@ -16,7 +16,18 @@ from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from incontext_linear.figures.style import GRID, INK, MUTED, legend_beside, prepare_axes, styles
+from incontext_linear.construction.config import ConstructionConfig
+from incontext_linear.figures.style import (
+    DASHES,
+    GRID,
+    INK,
+    MUTED,
+    PALETTE,
+    legend_beside,
+    panel_grid,
+    prepare_axes,
+)
+from incontext_linear.figures.words import program_name
 
 AXIS_LABELS = {
     "saturation": "attention saturation (lead of the score)",
@@ -29,10 +40,10 @@ LARGE = 1e3
 """Entries above this are the padding: they are drawn as a symbol, not as a colour."""
 
 
-def plot_sizes(sizes: pd.DataFrame) -> Figure:
+def plot_sizes(sizes: pd.DataFrame, construction: ConstructionConfig) -> Figure:
     """Layers, hidden rows and MLP width against d, a curve a program."""
-    figure = Figure(figsize=(13, 4.4), layout="constrained")
-    for axes, (size, label) in zip(figure.subplots(1, 3), SIZE_LABELS.items(), strict=True):
+    figure, panels = panel_grid(3, 3, (3.7, 4.1), extra=(2.4, 0.3), run=_built(construction))
+    for axes, (size, label) in zip(panels, SIZE_LABELS.items(), strict=True):
         _curves(axes, sizes, "dim", size)
         axes.set_xscale("log", base=2)
         if size == "layers":
@@ -46,19 +57,27 @@ def plot_sizes(sizes: pd.DataFrame) -> Figure:
     return figure
 
 
-def plot_errors(errors: pd.DataFrame) -> Figure:
+def plot_errors(errors: pd.DataFrame, construction: ConstructionConfig) -> Figure:
     """Relative error against d: a panel a dtype, a curve a program, the targets dotted."""
-    figure = Figure(figsize=(11.5, 4.4), layout="constrained")
     dtypes = list(dict.fromkeys(errors["dtype"]))
-    for axes, dtype in zip(
-        figure.subplots(1, len(dtypes), squeeze=False, sharey=True)[0], dtypes, strict=True
-    ):
+    figure, panels = panel_grid(
+        len(dtypes),
+        len(dtypes),
+        (4.75, 4.1),
+        extra=(2.4, 0.3),
+        run=_built(construction),
+        sharey=True,
+    )
+    for axes, dtype in zip(panels, dtypes, strict=True):
         _curves(axes, errors[errors["dtype"] == dtype], "dim", "relative_error")
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:.0f}")
         axes.set_yscale("log")
         if dtype == "float64":
-            for target, what in ((1e-6, "single steps: 1e-6"), (1e-4, "whole prompts: 1e-4")):
+            for target, what in (
+                (1e-6, "asked of a single step: 1e-6"),
+                (1e-4, "asked of a whole prompt: 1e-4"),
+            ):
                 axes.axhline(target, color=MUTED, linewidth=0.9, linestyle=":")
                 axes.annotate(
                     what, (1, target), xytext=(0, 3), textcoords="offset points", color=MUTED
@@ -73,26 +92,22 @@ def plot_constants(constants: pd.DataFrame) -> Figure:
     marked.
     """
     dtypes = list(dict.fromkeys(constants["dtype"]))
-    figure = Figure(figsize=(13.5, 3.8 * len(dtypes)), layout="constrained")
-    grid = figure.subplots(len(dtypes), len(AXIS_LABELS), sharey=True, squeeze=False)
-    for row, dtype in zip(grid, dtypes, strict=True):
-        for axes, (constant, label) in zip(row, AXIS_LABELS.items(), strict=True):
-            table = constants[(constants["dtype"] == dtype) & (constants["constant"] == constant)]
-            _curves(axes, table, "value", "relative_error")
-            axes.set_yscale("log")
-            axes.set_ylim(1e-11, 1e2)
-            if constant != "saturation":
-                axes.set_xscale("log")
-            chosen = table.loc[table["chosen"], "value"].iloc[0]
-            axes.axvline(chosen, color=INK, linewidth=1.2, linestyle="--")
-            axes.annotate(
-                f"chosen: {chosen:g}",
-                (chosen, 1e-11),
-                xytext=(4, 6),
-                textcoords="offset points",
-                color=INK,
-            )
-            prepare_axes(axes, dtype, label, "relative error")
+    shown = [(dtype, *labelled) for dtype in dtypes for labelled in AXIS_LABELS.items()]
+    figure, panels = panel_grid(
+        len(shown), len(AXIS_LABELS), (3.9, 3.7), extra=(1.8, 0.3), sharey=True
+    )
+    for axes, (dtype, constant, label) in zip(panels, shown, strict=True):
+        table = constants[(constants["dtype"] == dtype) & (constants["constant"] == constant)]
+        _curves(axes, table, "value", "relative_error")
+        axes.set_yscale("log")
+        axes.set_ylim(1e-11, 1e2)
+        if constant != "saturation":
+            axes.set_xscale("log")
+        chosen = table.loc[table["chosen"], "value"].iloc[0]
+        axes.axvline(chosen, color=INK, linewidth=1.2, linestyle="--")
+        place = {"xytext": (4, 6), "textcoords": "offset points", "color": INK}
+        axes.annotate(f"chosen: {chosen:g}", (chosen, 1e-11), **place)
+        prepare_axes(axes, dtype, label, "relative error")
     legend_beside(figure, axes)
     return figure
 
@@ -103,11 +118,12 @@ def plot_hidden_matrix(trace: pd.DataFrame) -> Figure:
     """
     layers = [rows for _, rows in trace.groupby("layer", sort=True)]
     labels, tokens = (list(dict.fromkeys(trace[name])) for name in ("row", "token"))
-    per_row = -(-len(layers) // 2)
-    figure = Figure(figsize=(2.9 * per_row + 0.6, 0.46 * len(labels) + 1), layout="constrained")
-    grid = figure.subplots(2, per_row, sharey=True).ravel()
+    size = 2.9, 0.23 * len(labels) + 0.5
+    figure, grid = panel_grid(
+        len(layers), -(-len(layers) // 2), size, extra=(0.6, 0.0), sharey=True
+    )
     before = None
-    for axes, rows in zip(grid, layers, strict=False):
+    for axes, rows in zip(grid, layers, strict=True):
         values = (
             rows.pivot(index="row", columns="token", values="value").loc[labels, tokens].to_numpy()
         )
@@ -121,9 +137,15 @@ def plot_hidden_matrix(trace: pd.DataFrame) -> Figure:
         axes.set_xticks(range(len(tokens)), tokens)
         axes.set_yticks(range(len(labels)), labels, fontsize=7.5)
         before = values
-    for axes in grid[len(layers) :]:
-        axes.set_axis_off()
     return figure
+
+
+def _built(construction: ConstructionConfig) -> str:
+    """Which prompts and how many steps the programs are built for."""
+    return (
+        f"prompts of {construction.num_examples} examples · {construction.num_steps} steps of "
+        "batch gradient descent"
+    )
 
 
 def _draw_matrix(axes: Axes, values: np.ndarray, before: np.ndarray | None) -> None:
@@ -161,17 +183,21 @@ def _draw_matrix(axes: Axes, values: np.ndarray, before: np.ndarray | None) -> N
 
 
 def _curves(axes: Axes, table: pd.DataFrame, x: str, y: str) -> None:
-    looks = styles(table["program"])
-    for marker, (name, rows) in zip(MARKERS, table.groupby("program", sort=False), strict=False):
+    looks = zip(MARKERS, PALETTE, (*DASHES, *DASHES), strict=False)
+    programs = table.groupby("program", sort=False)
+    # Later curves are thinner and dashed: those that coincide stay visible.
+    for place, ((marker, color, dash), (name, rows)) in enumerate(
+        zip(looks, programs, strict=False)
+    ):
         axes.plot(
             rows[x],
             rows[y],
-            label=name,
+            label=program_name(str(name)),
             marker=marker,
-            markersize=4.5,
-            linewidth=1.4,
-            alpha=0.85,
-            **looks[name],
+            markersize=6.5 - place,
+            linewidth=2.2 - 0.3 * place,
+            color=color,
+            linestyle=dash,
         )
 
 
@@ -180,15 +206,14 @@ def main() -> None:
     0.
     """
     from incontext_linear.construction import measurements
-    from incontext_linear.construction.config import ConstructionConfig
 
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path)
     folder, config = parser.parse_args().folder, ConstructionConfig()
     figures = {
         "hidden_matrix": plot_hidden_matrix(measurements.trace_gradient_step(seed=0)),
-        "sizes": plot_sizes(measurements.size_table(config)),
-        "errors": plot_errors(measurements.error_table(config, seed=0)),
+        "sizes": plot_sizes(measurements.size_table(config), config),
+        "errors": plot_errors(measurements.error_table(config, seed=0), config),
         "constants": plot_constants(measurements.constants_table(config, seed=0)),
     }
     for name, figure in figures.items():

@@ -3,15 +3,27 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from incontext_linear.figures.style import PALETTE, prepare_axes
+from incontext_linear.config import ModelConfig, TaskConfig
+from incontext_linear.figures.style import PALETTE, panel_grid, prepare_axes
+from incontext_linear.figures.words import describe_run
+from incontext_linear.training.loop import reporting_prefix
 
 
-def plot_history(history: pd.DataFrame) -> Figure:
-    """Training loss and SPD to OLS against the step, log scale."""
-    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(history["step"], history["loss"], color=PALETTE[0], label="training loss")
-    axes.plot(history["step"], history["spd_to_ols"], color=PALETTE[1], label="SPD to OLS")
+def plot_history(
+    history: pd.DataFrame,
+    task: TaskConfig,
+    model: ModelConfig,
+    seed: int,
+) -> Figure:
+    """Training loss, and SPD to least squares, against the step, log scale."""
+    run = describe_run(task, model, seed)
+    figure, (axes,) = panel_grid(1, 1, (7.5, 4.2), extra=(0.0, 0.0), run=run)
+    curves = {
+        "loss": "training loss (mean over k)",
+        "spd_to_ols": f"SPD to least squares, k = {reporting_prefix(task)}",
+    }
+    for color, (column, label) in zip(PALETTE, curves.items(), strict=False):
+        axes.plot(history["step"], history[column], color=color, label=label)
     axes.set_yscale("log")
     prepare_axes(axes, "Training", "step", "mean square")
     axes.legend(frameon=False, fontsize=9)

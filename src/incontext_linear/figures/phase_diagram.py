@@ -1,10 +1,8 @@
 """The figures of the phase_diagram pipeline: SPD along an axis, the nearest predictors' map, the
 heat map.
-
-Tables in, Matplotlib figures out, nothing computed on the way.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
 import numpy as np
@@ -14,7 +12,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import NullLocator
 
 from incontext_linear.figures.style import (
     GRID,
@@ -22,13 +20,19 @@ from incontext_linear.figures.style import (
     LARGEST_DRAWN,
     MUTED,
     PALETTE,
+    draw_curves,
+    layer_axis,
     legend_beside,
+    log_scale,
+    panel_grid,
     prepare_axes,
     styles,
 )
+from incontext_linear.figures.words import algorithm_name
 from incontext_linear.phase_diagram.resampling import EACH
 from incontext_linear.phase_diagram.transitions import is_logarithmic
 from incontext_linear.phase_diagram.variants import NOISE_AXIS
+from incontext_linear.tables import LEARNER
 
 AXES = {
     "model.num_layers": "number of layers L",
@@ -67,30 +71,63 @@ def coordinate_names(axis: str, coordinates: Iterable[float]) -> list[str]:
 
 
 def solid_colors(predictors: Iterable[str]) -> dict[str, tuple[float, float, float]]:
-    """A colour for each predictor: the curves' own, darker where those tell predictors apart by
-    dashes.
-    """
-    looks = styles(predictors)
-    shades = {name: index // len(PALETTE) for index, name in enumerate(looks)}
+    """A colour for each predictor, for areas: the curves' own, darker where those are dashed."""
     return {
-        name: tuple(part * 0.62 ** shades[name] for part in to_rgb(look["color"]))
-        for name, look in looks.items()
+        name: tuple(
+            part * (1.0 if look["linestyle"] == "-" else 0.62) for part in to_rgb(look["color"])
+        )
+        for name, look in styles(predictors).items()
     }
 
 
-def _scope_title(rows: pd.DataFrame) -> str:
-    """``k = 2d = 16``, or without the number where that varies along the axis."""
-    scope, seen = rows["scope"].iloc[0], rows["examples_seen"].dropna().unique()
-    return f"{scope} = {seen[0]}" if len(seen) == 1 else scope
+def _scope_titles(table: pd.DataFrame) -> dict[str, str]:
+    """Scope → title: ``k = 2d = 16``, or without the number where that varies along the axis.
+
+    A multiple of d that the prompts are too short for was taken at their last k, and says so.
+    """
+    seen = {
+        str(scope): rows["examples_seen"].dropna().unique()
+        for scope, rows in table.groupby("scope", sort=False)
+    }
+    fixed = {scope: int(numbers[0]) for scope, numbers in seen.items() if len(numbers) == 1}
+    dim = _dimension(fixed)
+    return {
+        scope: scope
+        if scope not in fixed
+        else f"{scope} = {fixed[scope]}"
+        if _is_multiple(scope, fixed[scope], dim)
+        else f"k = {fixed[scope]}, the last"
+        for scope in seen
+    }
+
+
+def _dimension(fixed: Mapping[str, int]) -> int | None:
+    """The least whole d whose multiples are the k of most scopes; none of them: None."""
+    fits = {
+        dim: sum(_is_multiple(scope, k, dim) for scope, k in fixed.items())
+        for dim in range(1, max(fixed.values(), default=0) + 1)
+    }
+    best = max(fits, key=fits.get, default=None)
+    return best if best is not None and fits[best] else None
+
+
+def _is_multiple(scope: str, seen: int, dim: int | None) -> bool:
+    return dim is not None and abs(_multiple(scope) * dim - seen) <= 0.5
+
+
+def _multiple(scope: str) -> float:
+    """2.0 of ``k = 2d``."""
+    return float(scope.removeprefix("k = ").removesuffix("d") or 1)
 
 
 def _panels(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     summaries = table[table["scope"] != EACH]
-    return [(_scope_title(rows), rows) for _, rows in summaries.groupby("scope", sort=False)]
+    titles = _scope_titles(summaries)
+    return [(titles[str(scope)], rows) for scope, rows in summaries.groupby("scope", sort=False)]
 
 
 def plot_axis_divergences(
-    divergences: pd.DataFrame, nearest: pd.DataFrame, transitions: pd.DataFrame
+    divergences: pd.DataFrame, nearest: pd.DataFrame, transitions: pd.DataFrame, sweep: str = ""
 ) -> Figure:
     """SPD to each predictor against the axis, a panel for the mean over k and each named k.
 
@@ -99,19 +136,17 @@ def plot_axis_divergences(
     change.
     """
     panels = _panels(divergences)
-    figure = Figure(figsize=(4.5 * len(panels) + 2, 4.8), layout="constrained")
+    run = _run(divergences, sweep)
+    figure, grid = panel_grid(
+        len(panels), len(panels), (4.5, 4.5), extra=(2.4, 0.3), run=run, sharey=True
+    )
     colors = solid_colors(divergences["predictor"])
-    looks = {
-        name: look | {"color": colors[name]}
-        for name, look in styles(divergences["predictor"]).items()
-    }
-    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (title, rows) in zip(grid, panels, strict=True):
         axis = rows["axis"].iloc[0]
-        _axis_curves(axes, rows, looks)
-        axes.set_yscale("log")
+        draw_curves(axes, rows, "coordinate", "predictor", marker="o", markersize=3.5)
+        log_scale(axes)
         _scale_axis(axes, axis, sorted(set(rows["coordinate"])))
-        prepare_axes(axes, title, axis_label(axis), "SPD(transformer, algorithm)")
+        prepare_axes(axes, title, axis_label(axis), f"SPD({algorithm_name(LEARNER)}, algorithm)")
         axes.set_title(title, loc="left", fontsize=11, color=INK, fontweight="bold", pad=34)
         best, changes = (
             table[table["scope"] == rows["scope"].iloc[0]] for table in (nearest, transitions)
@@ -123,20 +158,18 @@ def plot_axis_divergences(
     return figure
 
 
-def _axis_curves(axes: Axes, table: pd.DataFrame, looks: dict[str, dict]) -> None:
-    # What diverged leaves the picture instead of squeezing the rest of it to a line.
-    shown = table.assign(
-        **table[["mean", "low", "high"]].where(lambda values: values.abs() < LARGEST_DRAWN)
+def _run(table: pd.DataFrame, sweep: str) -> str:
+    """Which sweep a figure shows, of how many seeds and prompts."""
+    if not sweep:
+        return ""
+    seeds, prompts = (sorted({int(n) for n in table[name]}) for name in ("seeds", "prompts"))
+    counts = (
+        f"{numbers[0]} {word}{'' if numbers == [1] else 's'}"
+        if len(numbers) == 1
+        else f"{numbers[0]} to {numbers[-1]} {word}s"
+        for numbers, word in ((seeds, "seed"), (prompts, "prompt"))
     )
-    for name, rows in shown.groupby("predictor", sort=False):
-        look = looks[str(name)]
-        x = rows["coordinate"]
-        axes.plot(
-            x, rows["mean"], label=str(name), linewidth=1.8, marker="o", markersize=3.5, **look
-        )
-        axes.fill_between(
-            x, rows["low"], rows["high"], color=look["color"], alpha=0.18, linewidth=0
-        )
+    return f"sweep {sweep} · {' · '.join(counts)} a value"
 
 
 def _scale_axis(axes: Axes, axis: str, coordinates: Iterable[float]) -> None:
@@ -178,7 +211,7 @@ def _phase_bar(axes: Axes, nearest: pd.DataFrame, changes: pd.DataFrame, colors:
     bar.set_axis_off()
 
 
-def plot_nearest(nearest: pd.DataFrame, predictors: Iterable[str]) -> Figure:
+def plot_nearest(nearest: pd.DataFrame, sweep: str = "") -> Figure:
     """The nearest predictor at every axis value and k: its colour, the stronger the larger the
     margin.
 
@@ -187,23 +220,28 @@ def plot_nearest(nearest: pd.DataFrame, predictors: Iterable[str]) -> Figure:
 
     Args:
         nearest: as `nearest_table` gives it.
-        predictors: all of them, in the order of the other figures, which gives each its colour.
+        sweep: which sweep it is of.
     """
     each, panels = nearest[nearest["scope"] == EACH], _panels(nearest)
     num_values, longest = nearest["axis_value"].nunique(), int(each["examples_seen"].max())
     map_width = float(np.clip(0.2 * longest, 4.5, 10))
-    figure = Figure(
-        figsize=(map_width + 1.25 * len(panels) + 3.4, max(3.2, 0.55 * num_values + 1.4)),
-        layout="constrained",
+    columns = 1 + len(panels)
+    size = (map_width + 1.25 * len(panels)) / columns, max(3.0, 0.55 * num_values + 1.2)
+    figure, grid = panel_grid(
+        columns,
+        columns,
+        size,
+        extra=(3.4, 0.3),
+        run=_run(nearest, sweep),
+        sharey=True,
+        width_ratios=[map_width, *[0.95] * len(panels)],
     )
-    ratios = [map_width, *[0.95] * len(panels)]
-    grid = figure.subplots(1, 1 + len(panels), sharey=True, squeeze=False, width_ratios=ratios)[0]
-    colors = solid_colors(predictors)
+    colors = solid_colors(nearest["nearest"])
     _paint(grid[0], each, each["examples_seen"].to_numpy(), colors)
     _label_runs(grid[0], each, map_width / longest, colors)
     axis = nearest["axis"].iloc[0]
     prepare_axes(grid[0], "Nearest algorithm", "examples seen, k", axis_label(axis))
-    grid[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    layer_axis(grid[0])
     coordinates = sorted(set(nearest["coordinate"]))
     grid[0].set_yticks(range(num_values), coordinate_names(axis, coordinates))
     for axes, (title, rows) in zip(grid[1:], panels, strict=True):
@@ -221,10 +259,9 @@ def plot_nearest(nearest: pd.DataFrame, predictors: Iterable[str]) -> Figure:
 
 def _in_two_lines(title: str) -> str:
     """``k = 2d = 16`` with the number below, ``mean over k`` in two halves."""
-    head, mark, tail = (
-        title.rpartition(" = ") if title.count(" = ") > 1 else title.partition(" over")
-    )
-    return f"{head}\n{mark.strip()}{' ' if mark == ' = ' else ''}{tail}"
+    if title.count(" = ") > 1:
+        return "\n= ".join(title.rsplit(" = ", 1))
+    return title.replace(" over", "\nover").replace(", ", ",\n")
 
 
 def _rows(table: pd.DataFrame) -> list[int]:
@@ -270,12 +307,13 @@ def _label_runs(axes: Axes, table: pd.DataFrame, inches_a_cell: float, colors: d
         starts = (cells["nearest"] != cells["nearest"].shift()).cumsum()
         for _, run in cells.groupby(starts):
             name, middle = str(run["nearest"].iloc[0]), run.iloc[len(run) // 2]
-            if len(run) * inches_a_cell < 0.075 * len(name) + 0.1:
+            words = algorithm_name(name)
+            if len(run) * inches_a_cell < 0.075 * len(words) + 0.1:
                 continue
             face = _faded(colors[name], float(middle["margin"]))
             center = (int(run["examples_seen"].min()) + int(run["examples_seen"].max())) / 2
             label = axes.text(
-                center, row, name, ha="center", va="center", fontsize=8, color=_text_color(face)
+                center, row, words, ha="center", va="center", fontsize=8, color=_text_color(face)
             )
             if not run["clear"].all():  # hatching would run through the letters
                 label.set_bbox({"facecolor": face, "linewidth": 0, "pad": 1.5})
@@ -296,7 +334,7 @@ def _nearest_legend(
     figure: Figure, grid: Iterable[Axes], nearest: pd.DataFrame, colors: dict
 ) -> None:
     shown = [name for name in colors if name in set(nearest["nearest"])]
-    handles = [Patch(facecolor=colors[name], label=name) for name in shown]
+    handles = [Patch(facecolor=colors[name], label=algorithm_name(name)) for name in shown]
     unclear = Patch(
         facecolor="white", edgecolor=MUTED, hatch="/////", label="not clear", linewidth=0
     )
@@ -305,14 +343,14 @@ def _nearest_legend(
     scale = ScalarMappable(
         LogNorm(1, FULL_MARGIN), LinearSegmentedColormap.from_list("margin", shades)
     )
-    bar = figure.colorbar(scale, ax=list(grid), pad=0.02, aspect=14, shrink=0.9)
+    bar = figure.colorbar(scale, ax=grid, pad=0.02, aspect=14, shrink=0.9)
     bar.set_ticks([1, 2, 5, 10], labels=["×1", "×2", "×5", "≥ ×10"], fontsize=8)
     bar.ax.yaxis.set_minor_locator(NullLocator())
     bar.set_label("runner-up's SPD / nearest's", fontsize=8, color=MUTED)
     bar.outline.set_edgecolor(GRID)
 
 
-def plot_heat_map(heat_map: pd.DataFrame) -> Figure:
+def plot_heat_map(heat_map: pd.DataFrame, sweep: str = "") -> Figure:
     """Learner × predictor: SPD, a panel for the mean over k and each named k.
 
     Colours are each SPD over its row's minimum, so that rows of very different SPDs can be
@@ -323,10 +361,9 @@ def plot_heat_map(heat_map: pd.DataFrame) -> Figure:
     names = list(dict.fromkeys(heat_map["predictor"]))
     num_values = heat_map["axis_value"].nunique()
     wide = len(names) > 8
-    shape = (len(panels), 1) if wide else (1, len(panels))
-    panel_size = np.array([max(3.2, 0.66 * len(names) + 0.8), 0.52 * num_values + 1.3])
-    figure = Figure(figsize=tuple(panel_size * shape[::-1] + (1.2, 0.5)), layout="constrained")
-    grid = figure.subplots(*shape, squeeze=False).flatten()
+    size = max(3.2, 0.66 * len(names) + 0.8), 0.52 * num_values + (1.6 if wide else 2.0)
+    columns, run = 1 if wide else len(panels), _run(heat_map, sweep)
+    figure, grid = panel_grid(len(panels), columns, size, extra=(1.2, 0.8), run=run)
     norm = LogNorm(1, LARGEST_RATIO, clip=True)
     for axes, (title, rows) in zip(grid, panels, strict=True):
         image = _heat_panel(axes, rows, names, norm)
@@ -336,7 +373,7 @@ def plot_heat_map(heat_map: pd.DataFrame) -> Figure:
     figure.supylabel(
         f"{axis_label(heat_map['axis'].iloc[0])} of the learner", color=MUTED, fontsize="medium"
     )
-    bar = figure.colorbar(image, ax=list(grid), label="SPD over the row's minimum", aspect=30)
+    bar = figure.colorbar(image, ax=grid, label="SPD over the row's minimum", aspect=30)
     bar.set_ticks([1, 2, 5, 10, 30], labels=["×1", "×2", "×5", "×10", "≥ ×30"], fontsize=8)
     bar.ax.yaxis.set_minor_locator(NullLocator())
     _heat_legend(figure, bool(heat_map["diagonal"].any()))
@@ -380,7 +417,7 @@ def _label_heat_panel(axes: Axes, rows: pd.DataFrame, names: list[str], title: s
     penalties = dict(zip(rows["predictor"], rows["penalty"], strict=True))
     ridges = axis == NOISE_AXIS and all(np.isfinite(penalties[name]) for name in names)
     prepare_axes(axes, title, "ridge penalty λ" if ridges else "", "")
-    labels = [ratio_name(penalties[name]) if ridges else name for name in names]
+    labels = [ratio_name(penalties[name]) if ridges else algorithm_name(name) for name in names]
     turn = {"rotation": 0} if ridges else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
     axes.set_xticks(range(len(names)), labels, **turn)
     coordinates = rows.drop_duplicates("axis_value").sort_values("axis_value")["coordinate"]

@@ -3,27 +3,122 @@
 Figures are made without pyplot, so they hold no global state and need no display.
 """
 
-from collections.abc import Iterable
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import hsv_to_rgb, to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from incontext_linear.figures.words import algorithm_name, parse_algorithm
+from incontext_linear.tables import LEARNER
 
 INK, MUTED, GRID = "#1f2430", "#6b7280", "#e5e7eb"
-LEARNER_COLOR = "#111827"
 # Okabe and Ito's palette: distinguishable with the common forms of colour blindness.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7b61c9")
+LEARNER_COLOR = "#111827"
 LARGEST_DRAWN = 1e12
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)))
 
+_COLORS = {
+    LEARNER: LEARNER_COLOR,
+    "ols": PALETTE[0],
+    "bayes": PALETTE[5],
+    "sgd": PALETTE[6],
+    "averaging": PALETTE[4],
+    "zero": "#9ca3af",
+    "moment": PALETTE[0],
+    "least_squares": PALETTE[1],
+    "ridge": PALETTE[2],
+    "gram": PALETTE[3],
+    "minimal_edit": PALETTE[0],
+    "pattern_edit": PALETTE[1],
+    "interchange_attended": PALETTE[2],
+    "interchange_context": MUTED,
+}
+_SHADES = {
+    "ridge": ("#7a2e00", "#f5a66b", 1e-3, 1e2),
+    "gd": ("#8fdcc2", "#00543d", 1.0, 100.0),
+    "newton": ("#b9aaf0", "#3b2a94", 1.0, 30.0),
+    "knn": ("#e8b4d3", "#8f3d69", 1.0, 10.0),
+    "first": ("#6b1f2b", "#d98a94", 1.0, 10.0),
+}
+"""Family → colours of a small and of a large number, and which numbers are small and large."""
+_DASHED = {"bayes": DASHES[1], "zero": DASHES[2], "interchange_context": DASHES[1]}
 
-def styles(names: Iterable[str]) -> dict[str, dict]:
-    """A colour and dash for each name, in order; the palette repeats with other dashes."""
-    chosen = {}
-    for index, name in enumerate(dict.fromkeys(names)):
-        dash = DASHES[(index // len(PALETTE)) % len(DASHES)]
-        chosen[name] = {"color": PALETTE[index % len(PALETTE)], "linestyle": dash}
-    return chosen
+
+def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """A colour and dash for each name, which depend on the name and on nothing else.
+
+    So an algorithm, target or intervention looks the same in every figure, whatever is beside it.
+    Within a family (``ridge_0.1``) the number decides the shade.
+    """
+    return {name: _style(name) for name in dict.fromkeys(names)}
+
+
+def _style(name: str) -> dict[str, Any]:
+    if name.endswith("_random"):
+        return _style(name.removesuffix("_random")) | {"linestyle": DASHES[2]}
+    family, number = parse_algorithm(name)
+    if name in _COLORS:
+        color = _COLORS[name]
+    elif number is not None and family in _SHADES:
+        color = _shade(*_SHADES[family], number)
+    else:
+        color = _own_color(name)
+    by_distance = number is not None and name.endswith("_distance")
+    return {
+        "color": color,
+        "linestyle": DASHES[1] if by_distance else _DASHED.get(name, DASHES[0]),
+    }
+
+
+def _shade(small: str, large: str, lowest: float, highest: float, number: float) -> str:
+    place = np.log(max(number, lowest) / lowest) / np.log(highest / lowest)
+    place = min(float(place), 1.0)
+    parts = zip(to_rgb(small), to_rgb(large), strict=True)
+    return to_hex([(1 - place) * a + place * b for a, b in parts])
+
+
+def _own_color(name: str) -> str:
+    """Of a name that is not known here: a hue drawn by the name itself."""
+    drawn = zlib.crc32(name.encode()) / 2**32
+    return to_hex(hsv_to_rgb((drawn, 0.75, 0.55 + 0.3 * (drawn * 997 % 1))))
+
+
+def panel_grid(
+    num_panels: int,
+    num_columns: int,
+    panel_size: tuple[float, float],
+    *,
+    extra: tuple[float, float] = (1.0, 0.4),
+    run: str = "",
+    **subplots: Any,
+) -> tuple[Figure, list[Axes]]:
+    """A figure with equal panels, row by row.
+
+    Args:
+        num_panels: how many are needed; the last row may be shorter.
+        num_columns: panels side by side, at most.
+        panel_size: width and height of one, inches.
+        extra: width and height beside the panels, for legends and bars.
+        run: which run, seed or size is shown: written above all panels.
+        subplots: as for `Figure.subplots`, such as ``sharey``.
+    """
+    columns = min(num_columns, num_panels)
+    rows = -(-num_panels // columns)
+    size = panel_size[0] * columns + extra[0], panel_size[1] * rows + extra[1]
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, **subplots).flatten().tolist()
+    for unused in panels[num_panels:]:
+        unused.remove()
+    if run:
+        figure.suptitle(run, x=0.995, ha="right", fontsize=8, color=MUTED)
+    return figure, panels[:num_panels]
 
 
 def prepare_axes(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
@@ -39,26 +134,81 @@ def prepare_axes(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
         spine.set_color(GRID)
 
 
+def layer_axis(axes: Axes) -> None:
+    """Whole layers only."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
 def legend_beside(figure: Figure, axes: Axes) -> None:
     """One legend for the whole figure, right of its panels, made of what one panel shows."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
 
 
-def draw_curves(axes: Axes, table: pd.DataFrame, x: str, by: str, looks: dict[str, dict]) -> None:
-    # What diverged leaves the picture instead of squeezing the rest of it to a line.
-    shown = table.assign(
-        **table[["mean", "low", "high"]].where(lambda values: values.abs() < LARGEST_DRAWN)
+def legend_below(figure: Figure, axes: Axes, num_columns: int = 3) -> None:
+    """One legend for the whole figure, below its panels, made of what one panel shows."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=num_columns, frameon=False, fontsize=9
     )
-    for name, rows in shown.groupby(by, sort=False):
-        look = looks[str(name)]
-        axes.plot(rows[x], rows["mean"], label=str(name), linewidth=1.8, **look)
-        axes.fill_between(
-            rows[x], rows["low"], rows["high"], color=look["color"], alpha=0.18, linewidth=0
-        )
+
+
+def draw_curve(
+    axes: Axes,
+    rows: pd.DataFrame,
+    x: str,
+    look: dict[str, Any],
+    label: str,
+    measure: Sequence[str] = ("mean", "low", "high"),
+    **line: Any,
+) -> None:
+    """One curve with its interval: columns of the middle, the low and the high end."""
+    middle, low, high = (rows[column] for column in measure)
+    axes.plot(rows[x], middle, label=label, **{"linewidth": 1.8} | look | line)
+    axes.fill_between(rows[x], low, high, color=look["color"], alpha=0.18, linewidth=0)
+
+
+def draw_curves(
+    axes: Axes,
+    table: pd.DataFrame,
+    x: str,
+    by: str,
+    name: Callable[[str], str] = algorithm_name,
+    **line: Any,
+) -> None:
+    """A curve with its interval for each value of ``by``; what diverged ends where it does.
+
+    Drawn on, it would squeeze the rest of the picture to a line; the legend says that it diverges.
+    """
+    shown = without_diverged(table)
+    for key, rows in shown.groupby(by, sort=False):
+        whole = table.loc[rows.index]
+        left_out = rows["mean"].isna() & whole["mean"].notna()
+        diverges = left_out.any() or ("diverged" in table and whole["diverged"].any())
+        label = name(str(key)) + (" (diverges)" if diverges else "")
+        draw_curve(axes, rows, x, _style(str(key)), label, **line)
+
+
+def without_diverged(table: pd.DataFrame) -> pd.DataFrame:
+    """The curves' numbers, missing where the table says that they diverged, or beyond all size."""
+    values = table[["mean", "low", "high"]]
+    within = values.abs() < LARGEST_DRAWN
+    if "diverged" in table:
+        within = within.mul(~table["diverged"], axis=0)
+        # An interval may reach further than its mean.
+        values = values.clip(upper=10 * values["mean"].where(~table["diverged"]).max())
+    return table.assign(**values.where(within))
+
+
+def log_scale(axes: Axes) -> None:
+    """A logarithmic vertical axis, if anything that is drawn is above 0."""
+    drawn = [np.asarray(line.get_ydata(), dtype=float) for line in axes.lines]
+    if any((values[np.isfinite(values)] > 0).any() for values in drawn):
+        axes.set_yscale("log")
 
 
 def mark_dimension(axes: Axes, dim: int) -> None:
+    """A dotted line at k = d, where X is square."""
     axes.axvline(dim, color=MUTED, linewidth=0.9, linestyle=":")
     axes.annotate(
         "k = d",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from incontext_linear.config import ModelConfig
 from incontext_linear.learner.attention import causal_attention
+from incontext_linear.learner.base import residual_streams
 
 
 def tokenize(
@@ -96,9 +97,10 @@ class Block(nn.Module):
         return self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(hidden)), approximate="tanh"))
 
     def forward(
-        self, hidden: Float[Tensor, "batch token width"]
-    ) -> Float[Tensor, "batch token width"]:
-        hidden = hidden + self.attention(self.attention_norm(hidden))
+        self, hidden: Float[Tensor, "batch token width"], tokens: slice = slice(None)
+    ) -> Float[Tensor, "batch chosen width"]:
+        """The residual stream after the layer, at the chosen tokens."""
+        hidden = (hidden + self.attention(self.attention_norm(hidden)))[:, tokens]
         return hidden + self.mlp(hidden)
 
     def from_context(
@@ -166,9 +168,10 @@ class Transformer(nn.Module):
         self, hidden: Float[Tensor, "batch token width"]
     ) -> Float[Tensor, "batch example width"]:
         """The embedding through all blocks, at the x-tokens; a GPU trains with a faster equal."""
-        for block in self.blocks:
+        *blocks, last = self.blocks
+        for block in blocks:
             hidden = block(hidden)
-        return hidden[:, ::2]
+        return last(hidden, tokens=slice(None, None, 2))  # nothing reads its y-tokens
 
     def embed(
         self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
@@ -182,7 +185,11 @@ class Transformer(nn.Module):
 
     def predict(self, hidden: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch example"]:
         """Read predictions (B, n) out of the x-tokens of the last residual stream (B, 2n−1, H)."""
-        return self.read(hidden[:, ::2])
+        return self.read(hidden[:, self.prediction_tokens(hidden.shape[1])])
+
+    def prediction_tokens(self, num_tokens: int) -> slice:
+        """The x-tokens: the k-th of them has seen k examples."""
+        return slice(0, num_tokens, 2)
 
     def read(self, hidden: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch"]:
         """What a token of the last residual stream predicts."""
@@ -192,20 +199,20 @@ class Transformer(nn.Module):
         self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
     ) -> Float[Tensor, "layer batch token width"]:
         """The residual stream after the embedding and after every layer: (L+1, B, 2n−1, H)."""
-        states = [self.embed(xs, ys)]
-        for block in self.blocks:
-            states.append(block(states[-1]))
-        return torch.stack(states)
+        return torch.stack([hidden for _, hidden in residual_streams(self, xs, ys)])
 
     def attention_weights(
         self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
     ) -> Float[Tensor, "layer batch head token token"]:
         """What every token attends to, in every layer and head: (L, B, M, 2n−1, 2n−1)."""
-        hidden, weights = self.embed(xs, ys), []
-        for block in self.blocks:
-            weights.append(block.attention.weights(block.attention_norm(hidden)))
-            hidden = block(hidden)
-        return torch.stack(weights)
+        # The stream behind the last layer enters none.
+        entering = zip(self.blocks, residual_streams(self, xs, ys), strict=False)
+        return torch.stack(
+            [
+                block.attention.weights(block.attention_norm(hidden))
+                for block, (_, hidden) in entering
+            ]
+        )
 
     def predict_queries(
         self,

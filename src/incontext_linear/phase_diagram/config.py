@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from incontext_linear.config import Config, OpenFraction, PositiveFloat, PositiveInt, flatten
+from incontext_linear.config import BootstrapConfig, Config, PositiveFloat, PositiveInt, flatten
 
 
 def _one_level(value: Any) -> Any:
@@ -29,8 +29,7 @@ class PhaseDiagramConfig(Config):
     """Numbers of examples seen, k, that the mean over k is taken of; None: all from 1 on."""
     points: tuple[PositiveFloat, ...] = (1.0, 2.0)
     """Numbers of examples that are reported beside the mean, in multiples of the dimension d."""
-    confidence: OpenFraction = 0.95
-    num_resamples: PositiveInt = 1000
+    bootstrap: BootstrapConfig = BootstrapConfig()
 
     @model_validator(mode="after")
     def _axis_is_not_fixed(self) -> "PhaseDiagramConfig":

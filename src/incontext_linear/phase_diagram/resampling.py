@@ -28,6 +28,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from incontext_linear.phase_diagram.variants import PhaseDiagramError
+from incontext_linear.statistics import nested_weights
 from incontext_linear.tables import predictions_by_name
 
 EACH, MEAN = "each k", "mean over k"
@@ -36,7 +37,7 @@ COINCIDE = 1e-6
 
 
 class Differences(NamedTuple):
-    """What the learner of one variant predicts, less what each predictor does."""
+    """what the learner of one variant predicts, minus what each predictor does."""
 
     predictors: tuple[str, ...]
     values: Float[np.ndarray, "prompt example predictor"]
@@ -86,36 +87,6 @@ def signed_differences(learner: pd.DataFrame, baselines: pd.DataFrame) -> Differ
     return Differences(
         tuple(others), np.nan_to_num(values, nan=LARGEST, posinf=LARGEST).clip(-LARGEST, LARGEST)
     )
-
-
-def prompt_weights(
-    seeds: Sequence[int], position: int, num_prompts: int, num_resamples: int, seed: int
-) -> Float[np.ndarray, "resample prompt"]:
-    """Weights of one seed's prompts in every resample: seeds are drawn, then prompts within them.
-
-    A resample's mean is the sum over seeds of weights @ values. Over all seeds the weights of a
-    resample sum to 1, each drawn seed having an equal part. The same arguments give the same
-    weights.
-
-    Args:
-        seeds: the seeds of one axis value, sorted.
-        position: which of them.
-        num_prompts: its number of prompts.
-        num_resamples: R.
-        seed: of the draws.
-
-    Returns:
-        (R, num_prompts).
-    """
-    num_seeds, entropy = len(seeds), [seed, len(seeds), *seeds]
-    drawn = np.random.default_rng(entropy).multinomial(
-        num_seeds, np.full(num_seeds, 1 / num_seeds), size=num_resamples
-    )
-    rng = np.random.default_rng([*entropy, position])
-    counts = rng.multinomial(
-        drawn[:, position] * num_prompts, np.full(num_prompts, 1 / num_prompts)
-    )
-    return counts / (num_seeds * num_prompts)
 
 
 class _Means(NamedTuple):
@@ -241,7 +212,7 @@ def _value_means(
     seeds, total = rows["seed"].tolist(), None
     for position, folder in enumerate(rows["folder"]):
         differences = read(folder)
-        weights = prompt_weights(seeds, position, len(differences.values), num_resamples, seed)
+        weights = nested_weights(seeds, position, len(differences.values), num_resamples, seed)
         part = _means(differences, weights, 1 / len(seeds))
         total = part if total is None else _add(total, part)
     return total

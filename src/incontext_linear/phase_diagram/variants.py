@@ -71,7 +71,8 @@ def _at_fixed_values(records: Mapping[str, Record], where: Mapping[str, Any]) ->
         allowed = _values(records, name)
         if not allowed:
             raise PhaseDiagramError(
-                f"phase_diagram.where: {name!r} is no axis of this sweep; allowed: {_axes(records)}"
+                f"phase_diagram.where: {name!r} is not an axis of this sweep; "
+                f"allowed: {_axes(records)}"
             )
         meant = [known for known in allowed if known == value or _nearly(known, value)]
         if not meant:
@@ -111,7 +112,7 @@ def _choose_axis(records: Mapping[str, Record], axis: str | None) -> str:
         axis = varying[0]
     if axis not in names:
         raise PhaseDiagramError(
-            f"phase_diagram.axis: {axis!r} is no axis of this sweep; allowed: {_axes(records)}"
+            f"phase_diagram.axis: {axis!r} is not an axis of this sweep; allowed: {_axes(records)}"
         )
     records = {folder: record for folder, record in records.items() if axis in record["axes"]}
     wrong = [v for v in _values(records, axis) if isinstance(v, bool) or not isinstance(v, Real)]
@@ -203,8 +204,8 @@ def missing_cells(variants: pd.DataFrame) -> list[str]:
 def differing_parameters(
     parameters: Collection[Mapping[str, Any]], axes: Collection[str]
 ) -> list[str]:
-    """Parameters that differ between variants and are no axis, a line each: a sweep changed, half
-    run again.
+    """Parameters that differ between variants and are not an axis, a line each: the sweep was
+    changed, and not all of it was run again.
 
     Args:
         parameters: the parameter tree of every variant used.
@@ -216,7 +217,7 @@ def differing_parameters(
         found = list(dict.fromkeys(repr(tree.get(name, "absent")) for tree in flat))
         if len(found) > 1 and name not in axes:
             lines.append(
-                f"{name} differs between the variants though it is no axis: {', '.join(found)}"
+                f"{name} differs between the variants though it is not an axis: {', '.join(found)}"
             )
     return lines
 

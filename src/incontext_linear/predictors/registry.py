@@ -8,12 +8,22 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from incontext_linear.config import TaskConfig
+from pydantic import ConfigDict
+
+from incontext_linear.config import Config, TaskConfig
 from incontext_linear.dotted import import_dotted
 from incontext_linear.predictors.averaging import Averaging
 from incontext_linear.predictors.base import Predictor
 from incontext_linear.predictors.bayes import BayesPosteriorMean, DiscreteMMSE
+from incontext_linear.predictors.decaying_sgd import DecayingSGD
 from incontext_linear.predictors.gradient import GradientDescent, OnePassSGD
+from incontext_linear.predictors.iterative import (
+    Chebyshev,
+    ConjugateGradients,
+    HeavyBall,
+    PreconditionedGradientDescent,
+    Richardson,
+)
 from incontext_linear.predictors.least_squares import FirstExamples, OrdinaryLeastSquares, Ridge
 from incontext_linear.predictors.neighbors import NearestNeighbors
 from incontext_linear.predictors.newton import IterativeNewton
@@ -27,7 +37,13 @@ PREDICTORS: dict[str, type] = {
         FirstExamples,
         BayesPosteriorMean,
         GradientDescent,
+        HeavyBall,
+        Richardson,
+        Chebyshev,
+        ConjugateGradients,
+        PreconditionedGradientDescent,
         OnePassSGD,
+        DecayingSGD,
         NearestNeighbors,
         IterativeNewton,
         Averaging,
@@ -44,13 +60,31 @@ FROM_TASK: dict[str, Callable[[TaskConfig], Any]] = {
 }
 
 
+class Baselines(Config):
+    """The parameters' baselines: name → type and arguments; None takes away one that another file
+    lists.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, dict[str, Any] | None]
+
+    @property
+    def active(self) -> dict[str, dict[str, Any]]:
+        """Those that were not taken away, in their order."""
+        return {name: spec for name, spec in self.model_extra.items() if spec is not None}
+
+    def build(self, task: TaskConfig) -> dict[str, Predictor]:
+        """Name → predictor, as `build_predictors`."""
+        return build_predictors(self.active, task)
+
+
 def build_predictors(
-    baselines: Mapping[str, Mapping[str, Any] | None], task: TaskConfig
+    baselines: Mapping[str, Mapping[str, Any]], task: TaskConfig
 ) -> dict[str, Predictor]:
     """Build every predictor that the parameters list.
 
     Args:
-        baselines: name → ``{"type": …, argument: value, …}``; None: not this one.
+        baselines: name → ``{"type": …, argument: value, …}``.
         task: where arguments come from that a type requires and the parameters leave out:
             ``noise_std``, ``prior_std`` and ``task_pool``.
 
@@ -60,11 +94,7 @@ def build_predictors(
     Raises:
         ValueError: as `build_predictor`.
     """
-    return {
-        name: build_predictor(name, spec, task)
-        for name, spec in baselines.items()
-        if spec is not None
-    }
+    return {name: build_predictor(name, spec, task) for name, spec in baselines.items()}
 
 
 def build_predictor(name: str, spec: Mapping[str, Any], task: TaskConfig) -> Predictor:

@@ -4,38 +4,54 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from incontext_linear.config import Config, NonNegativeInt, OpenFraction, PositiveFloat, PositiveInt
+from incontext_linear.config import (
+    BootstrapConfig,
+    Config,
+    NonNegativeInt,
+    OpenFraction,
+    PositiveFloat,
+    PositiveInt,
+)
 
 PROBE_TARGETS = ("moment", "least_squares", "ridge", "gram")
+INTERVENTIONS = (
+    "minimal_edit",
+    "pattern_edit",
+    "interchange_attended",
+    "interchange_context",
+)
+RANDOM = "_random"
+"""Ending of a method's name: a random direction of its norm, its control."""
 
 
 def _check_target(name: str) -> str:
     if name not in PROBE_TARGETS and "." not in name:
         raise ValueError(
             f"unknown target {name!r}; allowed: {', '.join(map(repr, PROBE_TARGETS))}, and the "
-            "dotted path "
-            "of a function of your own, such as 'my_package.my_module.my_target'"
+            "dotted path of a function of your own, such as 'my_package.my_module.my_target'"
+        )
+    return name
+
+
+def _check_method(name: str) -> str:
+    if name.removesuffix(RANDOM) not in INTERVENTIONS and "." not in name:
+        raise ValueError(
+            f"unknown intervention {name!r}; allowed: {', '.join(map(repr, INTERVENTIONS))}, the "
+            "dotted path of a class of your own, such as 'my_package.my_module.MyEdit', and each "
+            f"of them with {RANDOM!r} behind it, a random direction of its norm"
         )
     return name
 
 
 ProbeTarget = Annotated[str, AfterValidator(_check_target)]
+Targets = Annotated[tuple[ProbeTarget, ...], Field(min_length=1)]
+Method = Annotated[str, AfterValidator(_check_method)]
+Steps = Annotated[tuple[NonNegativeInt, ...], Field(min_length=2)]
 
 
-class ProbingConfig(Config):
-    """Probes on hidden states, their controls, interventions, and the layers' progress."""
+class FitConfig(Config):
+    """How probes are fitted, refitted and scored."""
 
-    layers: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = None
-    """Layers to probe, 0 being the embedding; None: all of them."""
-    num_prompts: PositiveInt | None = None
-    """How many of the saved probing prompts are used; None: all of them."""
-    targets: Annotated[tuple[ProbeTarget, ...], Field(min_length=1)] = ("moment", "least_squares")
-    ridge_penalty: PositiveFloat = 1.0
-    """λ of the target ``ridge``."""
-    context_lengths: Annotated[tuple[PositiveInt | None, ...], Field(min_length=1)] = (None,)
-    """Numbers of examples that the targets are computed from; None: one fewer than the prompt
-    has.
-    """
     hidden_units: tuple[PositiveInt, ...] = (64,)
     """Sizes of the MLP read-outs, which stand beside the linear one."""
     num_seeds: PositiveInt = 1
@@ -45,23 +61,44 @@ class ProbingConfig(Config):
     learning_rate: PositiveFloat = 3e-3
     validation_fraction: OpenFraction = 0.15
     test_fraction: OpenFraction = 0.25
-    control_steps: PositiveInt = 300
-    """Training steps of the control learner, whose task is a single fixed w = 1."""
-    causal_targets: Annotated[tuple[ProbeTarget, ...], Field(min_length=1)] = (
-        "moment",
-        "least_squares",
+
+
+class ControlsConfig(Config):
+    """The control learner, whose task is a single fixed w = 1."""
+
+    num_steps: PositiveInt = 300
+    """Training steps."""
+
+
+class InterventionsConfig(Config):
+    """What is done to the hidden states, and on how many prompts."""
+
+    methods: Annotated[tuple[Method, ...], Field(min_length=1)] = (
+        "minimal_edit",
+        "pattern_edit",
+        "minimal_edit_random",
+        "pattern_edit_random",
+        "interchange_attended",
+        "interchange_context",
     )
-    """Targets, of those above, that are replaced by a donor prompt's."""
-    causal_prompts: PositiveInt = 512
-    """Test prompts that are intervened on, at most."""
-    calibration_prompts: PositiveInt = 2048
-    """Prompts, of those above, that the constructed network is tried on, at most."""
-    calibration_steps: PositiveInt = 8
-    """Steps of gradient descent that the constructed network takes on which all of this is tried
-    out.
-    """
-    gradient_step_size: PositiveFloat = 0.01
-    """Of the algorithm that the layers are set beside, and of the constructed network."""
+    targets: Targets = ("moment", "least_squares")
+    """Targets, of those that are probed, that are replaced by a donor prompt's."""
+    num_pairs: PositiveInt = 512
+    """Pairs of a recipient and a donor, at most; they are different test prompts, all of them."""
+
+
+class CalibrationConfig(Config):
+    """The constructed network, whose algorithm is known, on which all of this is tried."""
+
+    num_steps: PositiveInt = 8
+    """Steps of gradient descent that it takes."""
+    num_prompts: PositiveInt = 2048
+    """Prompts, of those that are probed, that it is tried on, at most."""
+
+
+class LayerwiseConfig(Config):
+    """The algorithms that the layers are set beside."""
+
     gradient_steps: Annotated[tuple[PositiveInt, ...], Field(min_length=2)] = (
         1,
         2,
@@ -71,18 +108,30 @@ class ProbingConfig(Config):
         32,
         64,
     )
-    """Steps of gradient descent that the layers are set beside."""
-    newton_steps: Annotated[tuple[NonNegativeInt, ...], Field(min_length=2)] = (
-        0,
-        1,
-        2,
-        3,
-        4,
-        6,
-        8,
-        10,
-        12,
-    )
-    """Steps of iterative Newton that the layers are set beside."""
-    confidence: OpenFraction = 0.95
-    num_resamples: PositiveInt = 1000
+    newton_steps: Steps = (0, 1, 2, 3, 4, 6, 8, 10, 12)
+
+
+class ProbingConfig(Config):
+    """What is probed, and how: probes, controls, interventions, calibration, layers' progress."""
+
+    layers: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = None
+    """Layers to probe, 0 being the embedding; None: all of them."""
+    num_prompts: PositiveInt | None = None
+    """How many of the saved probing prompts are used; None: all of them."""
+    targets: Targets = ("moment", "least_squares")
+    ridge_penalty: PositiveFloat = 1.0
+    """λ of the target ``ridge``."""
+    context_lengths: Annotated[tuple[PositiveInt | None, ...], Field(min_length=1)] = (None,)
+    """Numbers of examples that the targets are computed from; None: one fewer than the prompt
+    has.
+    """
+    gradient_step_size: PositiveFloat = 0.01
+    """α of the gradient descent that the layers are set beside, and that the constructed network
+    carries out.
+    """
+    fit: FitConfig = FitConfig()
+    controls: ControlsConfig = ControlsConfig()
+    interventions: InterventionsConfig = InterventionsConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
+    layerwise: LayerwiseConfig = LayerwiseConfig()
+    bootstrap: BootstrapConfig = BootstrapConfig()

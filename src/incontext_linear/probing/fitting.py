@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from incontext_linear.probing.config import ProbingConfig
+from incontext_linear.probing.config import FitConfig
 from incontext_linear.probing.readouts import LinearReadout, ProbeSet
 from incontext_linear.tasks import generator
 
@@ -73,7 +73,7 @@ class ProbeFit:
     """The first refit's linear probes, by (target, examples seen, layer)."""
 
     def halves(self) -> tuple["ProbeFit", "ProbeFit"]:
-        """The fits of two learners whose layers lay one behind the other."""
+        """The fits of two learners whose layers were concatenated."""
         half = len(self.layers) // 2
         parts = (slice(None, half), slice(half, None))
         first, second = (
@@ -126,7 +126,7 @@ PROBE_KEYS = ["source", "target", "kind", "hidden_units", "examples_seen", "laye
 """The columns of a table that say which probe a row is about."""
 
 
-def split_prompts(num_prompts: int, config: ProbingConfig, seed: int, refit: int = 0) -> Split:
+def split_prompts(num_prompts: int, config: FitConfig, seed: int, refit: int = 0) -> Split:
     """Shuffle prompts into training, validation and test parts; the test part is the same in every
     refit.
 
@@ -153,7 +153,7 @@ def fit_probes(
     hidden: Float[Tensor, "layer token batch width"],
     layers: Sequence[int],
     columns: Sequence[Column],
-    config: ProbingConfig,
+    config: FitConfig,
     seed: int,
 ) -> ProbeFit:
     """Train one probe a layer, column and read-out, all together, `config.num_seeds` times over.
@@ -187,7 +187,7 @@ def _refit(
     layers: Sequence[int],
     columns: Sequence[Column],
     visible: Tensor,
-    config: ProbingConfig,
+    config: FitConfig,
     seed: int,
     index: int,
 ) -> tuple[Tensor, Tensor, dict[tuple[str, int, int], LinearReadout]]:
@@ -201,8 +201,7 @@ def _refit(
     names = [column.name for column in columns]
     probes = ProbeSet(layers, units, names, visible, hidden.shape[3], sizes, seed + index)
     probes.to(hidden.device, hidden.dtype)
-    # Training, validation and test prompts lie one behind the other: every part is a slice, none a
-    # copy.
+    # Training, validation and test prompts are concatenated: every part is a slice, none a copy.
     order = torch.cat(split).to(hidden.device)
     states, center, scale = _standardize_states(hidden[:, :, order], len(split.train))
     targets = _standardize_targets(columns, order, len(split.train), max(sizes))
@@ -210,11 +209,9 @@ def _refit(
     with torch.no_grad():
         errors = _squared_errors(probes, states, targets, slice(len(order) - len(split.test), None))
         attention = probes.attention.clone()
-    return (
-        errors,
-        attention,
-        dict(_linear_readouts(probes, layers, columns, center, scale, targets)),
-    )
+    r_squared = 1 - errors[:, 0].mean(-1)
+    linear = _linear_readouts(probes, layers, columns, center, scale, targets, r_squared)
+    return errors, attention, dict(linear)
 
 
 def _standardize_states(hidden: Tensor, num_train: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -261,7 +258,7 @@ def _fit(
     hidden: Tensor,
     targets: Standardized,
     split: Split,
-    config: ProbingConfig,
+    config: FitConfig,
     rng: torch.Generator,
 ) -> None:
     parameters = list(probes.parameters())
@@ -290,7 +287,7 @@ def _fit(
             parameter.copy_(kept)
 
 
-def _windows(num_train: int, config: ProbingConfig, rng: torch.Generator) -> Iterator[slice]:
+def _windows(num_train: int, config: FitConfig, rng: torch.Generator) -> Iterator[slice]:
     """Batches: windows of the shuffled training prompts at random places, read without a copy."""
     size = min(config.batch_size, num_train)
     starts = torch.randint(num_train - size + 1, (config.num_steps,), generator=rng)
@@ -314,6 +311,7 @@ def _linear_readouts(
     center: Float[Tensor, "layer token 1 width"],
     scale: Float[Tensor, "layer 1 1 1"],
     targets: Standardized,
+    r_squared: Float[Tensor, "layer column"],
 ) -> Iterator[tuple[tuple[str, int, int], LinearReadout]]:
     """Undo the standardisation: read-outs in the units of the hidden states and of the targets."""
     attention = probes.attention.detach()[:, 0]
@@ -324,4 +322,5 @@ def _linear_readouts(
             matrix = matrices[row, c, :, :size] * spread / scale[row, 0, 0, 0]
             offset = biases[row, c, :size] * spread + targets.mean[c, 0, :size]
             bias = offset - attention[row, c] @ center[row, :, 0] @ matrix
-            yield (*column[:2], layer), LinearReadout(attention[row, c].clone(), matrix, bias)
+            parts = attention[row, c].clone(), matrix, bias, r_squared[row, c].item()
+            yield (*column[:2], layer), LinearReadout(*parts)

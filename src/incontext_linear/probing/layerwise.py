@@ -1,5 +1,4 @@
-"""Which algorithm's progress does depth resemble? Predictions read out of every layer, set beside m
-steps.
+"""Which algorithm's progress does depth resemble? Predictions read out of every layer, and m steps.
 
 A linear read-out (ridge regression) is fitted on each layer's residual stream at the x-tokens, to
 the labels, one for all prefixes. Its predictions on other prompts are what the layer already knows;
@@ -15,9 +14,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from incontext_linear.predictors import Predictor
+from incontext_linear.config import BootstrapConfig
+from incontext_linear.learner.saved import Learner
+from incontext_linear.predictors import (
+    GradientDescent,
+    IterativeNewton,
+    OrdinaryLeastSquares,
+    Predictor,
+)
 from incontext_linear.probing.config import ProbingConfig
 from incontext_linear.probing.fitting import Split
+from incontext_linear.probing.selection import Selection
 from incontext_linear.statistics import crossed_means, interval
 
 # Ridge penalties tried, as shares of the mean eigenvalue of the states' covariance.
@@ -44,23 +51,56 @@ def read_predictions(
     Returns:
         Predictions (L, test prompts, n); ``[..., k]`` has seen k examples.
     """
-    states = hidden[:, ::2]  # (L, n, B, H)
-    train, validation, test = (part.to(hidden.device) for part in split)
-    center = states[:, :, train].mean(2, keepdim=True)
-    fitted = (states[:, 1:, train] - center[:, 1:]).flatten(1, 2)
-    labels = ys.T[1:, train].flatten()
-    covariance = (fitted.mT @ fitted).double()
-    moment = torch.einsum("lsh,s->lh", fitted, labels).double()
-    values, vectors = torch.linalg.eigh(covariance)
-    rotated = torch.einsum("lhe,lh->le", vectors, moment)
-    size = values.mean(-1, keepdim=True)
-    solutions = [vectors @ (rotated / (values + share * size)).unsqueeze(-1) for share in PENALTIES]
-    weights = torch.cat(solutions, dim=-1).to(hidden.dtype)  # (L, H, penalties)
-    tried = (states[:, 1:, validation] - center[:, 1:]) @ weights.unsqueeze(1)
-    missed = (tried - ys.T[1:, validation].unsqueeze(-1)).square().mean((1, 2))
-    chosen = weights.gather(2, missed.argmin(-1)[:, None, None].expand(*weights.shape[:2], 1))
-    read = (states[:, :, test] - center) @ chosen.unsqueeze(1)
-    return read.squeeze(-1).mT
+    parts = [part.to(hidden.device) for part in split]
+    labels = [ys[part].T for part in parts]  # (n, prompts)
+    return torch.stack([_read_layer(states[::2], *parts, *labels[:2]) for states in hidden])
+
+
+def _read_layer(
+    states: Float[Tensor, "example batch width"],
+    train: Tensor,
+    validation: Tensor,
+    test: Tensor,
+    train_labels: Float[Tensor, "example train"],
+    validation_labels: Float[Tensor, "example validation"],
+) -> Float[Tensor, "test example"]:
+    """One layer's read-out, in float64: in float32 the least penalties lie below the rounding."""
+    dtype, states = states.dtype, states.double()
+    center = states[:, train].mean(1, keepdim=True)
+    fitted = (states[1:, train] - center[1:]).flatten(0, 1)
+    values, vectors = torch.linalg.eigh(fitted.mT @ fitted)
+    rotated = vectors.mT @ (fitted.mT @ train_labels[1:].flatten().double())
+    size = values.mean()
+    solutions = [vectors @ (rotated / (values + share * size)) for share in PENALTIES]
+    weights = torch.stack(solutions, dim=-1)  # (H, penalties)
+    tried = (states[1:, validation] - center[1:]) @ weights
+    missed = (tried - validation_labels[1:].unsqueeze(-1)).square().mean((0, 1))
+    return ((states[:, test] - center) @ weights[:, missed.argmin()]).mT.to(dtype)
+
+
+@torch.no_grad()
+def measure_progress(
+    hidden: Float[Tensor, "layer token batch width"],
+    learner: Learner,
+    selection: Selection,
+    probing: ProbingConfig,
+    seed: int,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Predictions read out of every layer, beside m steps of gradient descent and of iterative
+    Newton, least squares, and the learner's own: as `progress_tables`.
+    """
+    test, steps = selection.split.test.to(selection.device), probing.layerwise
+    read = read_predictions(hidden, selection.ys, selection.split)
+    step_size = probing.gradient_step_size
+    algorithms = {
+        "gradient_descent": {m: GradientDescent(step_size, m) for m in steps.gradient_steps},
+        "iterative_newton": {m: IterativeNewton(m) for m in steps.newton_steps},
+        "least_squares": {0: OrdinaryLeastSquares()},
+        "learner": {0: selection.place(learner)},
+    }
+    prompts = selection.xs[test], selection.ys[test]
+    places = selection.layers, selection.context_lengths
+    return progress_tables(read, algorithms, *prompts, *places, probing.bootstrap, seed)
 
 
 def progress_tables(
@@ -70,11 +110,10 @@ def progress_tables(
     ys: Float[Tensor, "batch example"],
     layers: list[int],
     context_lengths: list[int],
-    config: ProbingConfig,
+    bootstrap: BootstrapConfig,
     seed: int,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """SPD of each layer's predictions to each algorithm after each number of steps, and the nearest
-    step.
+    """SPD of each layer's predictions to each algorithm after m steps, and the nearest step.
 
     Args:
         read: predictions (L, B, n) read out of the layers.
@@ -83,15 +122,13 @@ def progress_tables(
         ys: (B, n).
         layers: the numbers of the L layers.
         context_lengths: numbers of examples seen at which the predictions are compared.
-        config: confidence and number of resamples.
+        bootstrap: confidence and number of resamples.
         seed: of the bootstrap.
 
     Returns:
         SPDs, shares of the labels' variance: ``algorithm``, ``examples_seen``, ``layer``,
-        ``steps``,
-        ``mean``, ``low``, ``high``. And the ``nearest_steps`` of each layer and algorithm with
-        several,
-        ``low``, ``high``, ``mean``.
+        ``steps``, ``mean``, ``low``, ``high``. And the ``nearest_steps`` of each layer and
+        algorithm with several, ``low``, ``high``, ``mean``.
     """
     variance = ys.double().square().mean().item()
     spd, nearest = [], []
@@ -102,8 +139,8 @@ def progress_tables(
             missed = read[:, None, :, seen].double() - predictions[None, :, :, seen].double()
             share = (missed.square() / variance).cpu().numpy()  # (L, steps, B)
             values = np.moveaxis(share, -1, 0).reshape(1, share.shape[-1], -1)
-            resampled = crossed_means(values, config.num_resamples, seed)
-            low, high = interval(resampled, config.confidence)
+            resampled = crossed_means(values, bootstrap.num_resamples, seed)
+            low, high = interval(resampled, bootstrap.confidence)
             keys = pd.MultiIndex.from_product(
                 [[name], [seen], layers, numbers],
                 names=["algorithm", "examples_seen", "layer", "steps"],
@@ -111,7 +148,7 @@ def progress_tables(
             table = keys.assign(mean=values.mean((0, 1)), low=low, high=high)
             spd.append(table)
             if len(numbers) > 1:
-                nearest.append(_nearest(table, resampled, numbers, config.confidence))
+                nearest.append(_nearest(table, resampled, numbers, bootstrap.confidence))
     return pd.concat(spd, ignore_index=True), pd.concat(nearest, ignore_index=True)
 
 
@@ -123,6 +160,6 @@ def _nearest(
     """
     best = table.loc[table.groupby("layer", sort=False)["mean"].idxmin()].reset_index(drop=True)
     chosen = numbers[resampled.reshape(len(resampled), -1, len(numbers)).argmin(-1)]
-    low, high = interval(chosen.astype(float), confidence)
+    low, high = interval(chosen.astype(float), confidence, discrete=True)
     columns = ["algorithm", "examples_seen", "layer", "steps", "mean"]
     return best[columns].rename(columns={"steps": "nearest_steps"}).assign(low=low, high=high)

@@ -1,12 +1,11 @@
-"""The probes themselves: attention over positions, then a linear or an MLP read-out (paper, section
-5).
+"""The probes: attention over positions, then a linear or an MLP read-out (paper, section 5).
 
 Shape letters: L layers, R read-outs (one linear, one MLP a size), C columns (a target at a number
 of examples), B prompts, T tokens, H width, D the largest target's size.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from incontext_linear.tasks import generator
+
+MAKE_PROBES = "make them with `kedro run --pipelines probing --tags probes`, with these parameters"
 
 
 class ProbeSet(nn.Module):
@@ -115,7 +116,48 @@ class LinearReadout:
     attention: Float[Tensor, " token"]
     matrix: Float[Tensor, "width size"]
     bias: Float[Tensor, " size"]
+    r_squared: float = float("nan")
+    """ρ, the share of the target's variance that it reads on the test prompts; at most 1."""
 
     def decode(self, hidden: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch size"]:
         """What the layer holds, as the probe reads it."""
         return torch.einsum("bth,t->bh", hidden, self.attention) @ self.matrix + self.bias
+
+
+def pack_readouts(readouts: Mapping[tuple[str, int, int], LinearReadout]) -> dict[str, Tensor]:
+    """Read-outs by (target, examples seen, layer) as tensors by name, which can be saved:
+    ``least_squares.k11.layer2.matrix``.
+    """
+    return {
+        f"{_readout_name(*key)}.{part.name}": torch.as_tensor(getattr(readout, part.name)).cpu()
+        for key, readout in readouts.items()
+        for part in fields(readout)
+    }
+
+
+def unpack_readout(
+    tensors: Mapping[str, Tensor],
+    target: str,
+    examples_seen: int,
+    layer: int,
+    device: torch.device | str = "cpu",
+) -> LinearReadout:
+    """One of the read-outs that `pack_readouts` packed, for a prompt's ``examples_seen`` examples
+    and a query.
+
+    Raises:
+        ValueError: if it is not there.
+    """
+    name = _readout_name(target, examples_seen, layer)
+    parts = [f"{name}.{part.name}" for part in fields(LinearReadout)]
+    if any(part not in tensors for part in parts):
+        raise ValueError(
+            f"there is no saved probe of {target!r} after {examples_seen} examples in layer "
+            f"{layer}; {MAKE_PROBES}"
+        )
+    attention, matrix, bias, r_squared = (tensors[part].to(device) for part in parts)
+    return LinearReadout(attention[: 2 * examples_seen + 1], matrix, bias, r_squared.item())
+
+
+def _readout_name(target: str, examples_seen: int, layer: int) -> str:
+    return f"{target}.k{examples_seen}.layer{layer}"

@@ -10,8 +10,6 @@ learner does not:
 a share of the target's variance. Layer, read-out and test prompts are the same on both sides.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 import torch
@@ -19,8 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from incontext_linear.probing.config import ProbingConfig
-from incontext_linear.probing.fitting import PROBE_KEYS, Column, Split
-from incontext_linear.statistics import bootstrap_mean, crossed_means, interval
+from incontext_linear.probing.fitting import PROBE_KEYS, Split
+from incontext_linear.probing.selection import Selection
+from incontext_linear.statistics import crossed_means, interval, mean_interval
 
 GROUP = ["target", "kind", "hidden_units", "examples_seen"]
 """What is read, and how: all of a probe's keys but its learner and layer."""
@@ -31,16 +30,17 @@ def score_table(errors: pd.DataFrame, config: ProbingConfig, seed: int) -> pd.Da
 
     Args:
         errors: as `ProbeFit.error_table` gives them, of one or several sources.
-        config: confidence and number of resamples.
+        config: confidence and number of resamples (``bootstrap``).
         seed: of the bootstrap.
 
     Returns:
         The probe's keys, ``squared_error``, ``low``, ``high`` (a share of the target's variance),
-        and
-        ``r_squared``, ``r_squared_low``, ``r_squared_high``.
+        and ``r_squared``, ``r_squared_low``, ``r_squared_high``.
     """
     index, values = _arrays(errors)
-    low, high = interval(crossed_means(values, config.num_resamples, seed), config.confidence)
+    low, high = interval(
+        crossed_means(values, config.bootstrap.num_resamples, seed), config.bootstrap.confidence
+    )
     error = values.mean((0, 1))
     return index.assign(
         squared_error=error,
@@ -52,93 +52,81 @@ def score_table(errors: pd.DataFrame, config: ProbingConfig, seed: int) -> pd.Da
     )
 
 
-def selectivity_table(
+def selectivity_tables(
     errors: pd.DataFrame, control_errors: pd.DataFrame, config: ProbingConfig, seed: int
-) -> pd.DataFrame:
-    """Selectivity of every layer, target, read-out and number of examples, with its interval.
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Selectivity of every layer, target, read-out and k; where each target appears; in what order.
 
-    The best control is chosen anew in every resample, so its choice is part of the interval.
-
-    Returns:
-        ``layer`` and the group's columns, ``best_control``, ``selectivity``, ``low``, ``high``.
-    """
-    index, point, resamples, best = _selectivity(errors, control_errors, config, seed)
-    low, high = interval(resamples, config.confidence)
-    return index.assign(best_control=best, selectivity=point, low=low, high=high)
-
-
-def appearance_tables(
-    errors: pd.DataFrame, control_errors: pd.DataFrame, config: ProbingConfig, seed: int
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The layer at which each target appears, and which target appears before which.
-
-    A target appears at the first layer whose selectivity is at least half of its largest over the
+    The best control is chosen anew in every resample, so its choice is part of the interval. A
+    target appears at the first layer whose selectivity is at least half of its largest over the
     layers. It is taken not to appear (NaN) where the interval of that largest selectivity reaches
     0. Intervals are percentiles over the same resamples of prompts and seeds for all targets, so
     differences of layers are paired.
 
+    Args:
+        errors: the learner's, as `ProbeFit.error_table` gives them.
+        control_errors: the controls', of the same probes.
+        config: confidence and number of resamples (``bootstrap``).
+        seed: of the bootstrap.
+
     Returns:
-        Appearances (the group's columns, ``layer``, ``low``, ``high``, ``largest_selectivity``),
-        and for each pair of targets the ``difference`` of their layers (``later`` minus
-        ``earlier``), ``low``,
-        ``high`` and ``share_before``, the share of resamples in which ``earlier`` is strictly
-        before.
+        Selectivities: ``layer`` and the group's columns, ``best_control``, ``selectivity``,
+        ``low``, ``high``. Appearances: the group's columns, ``layer``, ``low``, ``high``,
+        ``largest_selectivity``. And for each pair of targets the ``difference`` of their layers
+        (``later`` minus ``earlier``), ``low``, ``high`` and ``share_before``, the share of
+        resamples in which ``earlier`` is strictly before.
     """
-    index, point, resamples, _ = _selectivity(errors, control_errors, config, seed)
+    confidence = config.bootstrap.confidence
+    index, point, resamples, best = _selectivity(errors, control_errors, config, seed)
+    low, high = interval(resamples, confidence)
+    selectivity = index.assign(best_control=best, selectivity=point, low=low, high=high)
     found, layers = [], {}
     for group, rows in index.groupby(GROUP, sort=False):
         order = rows.sort_values("layer")
         numbers, columns = order["layer"].to_numpy(), order.index.to_numpy()
-        low, _ = interval(resamples[:, columns], config.confidence)
-        largest = point[columns].argmax()
-        present = low[largest] > 0
+        largest = columns[point[columns].argmax()]
         layers[group] = _first_half(
-            np.vstack((point[columns], resamples[:, columns])), numbers, present
+            np.vstack((point[columns], resamples[:, columns])), numbers, low[largest] > 0
         )
-        bounds = [bound.item() for bound in interval(layers[group][1:, None], config.confidence)]
-        row = [*group, layers[group][0], *bounds, point[columns][largest]]
+        bounds = [
+            bound.item() for bound in interval(layers[group][1:, None], confidence, discrete=True)
+        ]
+        row = [*group, layers[group][0], *bounds, point[largest]]
         found.append(
             dict(zip([*GROUP, "layer", "low", "high", "largest_selectivity"], row, strict=True))
         )
-    return pd.DataFrame(found), _order_table(layers, config)
+    return selectivity, pd.DataFrame(found), _order_table(layers, confidence)
 
 
-def overlap_table(
-    columns: Sequence[Column], split: Split, config: ProbingConfig, seed: int
-) -> pd.DataFrame:
-    """What each target gives away of every other: the error of a linear regression from one to the
-    other.
+def overlap_table(selection: Selection, config: ProbingConfig, seed: int) -> pd.DataFrame:
+    """What each target gives away of every other: the error of a linear regression between them.
 
     Targets of the same examples are correlated. A layer that holds one of them perfectly, and
-    nothing else,
-    lets a probe read another down to this error: only below it is there evidence of the other
-        target itself.
+    nothing else, lets a probe read another down to this error: only below it is there evidence of
+    the other target itself. No learner has a part in this.
 
     Args:
-        columns: the targets' values.
-        split: prompts to fit on and to test on.
-        config: confidence and number of resamples.
+        selection: the targets' values, prompts to fit on and prompts to test on.
+        config: confidence and number of resamples (``bootstrap``).
         seed: of the bootstrap.
 
     Returns:
         ``target``, ``given``, ``examples_seen``, ``squared_error`` (a share of the target's
-        variance),
-        ``low``, ``high``.
+        variance), ``low``, ``high``.
     """
     rows, errors = [], []
-    for target, seen, values in columns:
-        for given, also, known in columns:
+    for target, seen, values in selection.columns:
+        for given, also, known in selection.columns:
             if target == given or seen != also:
                 continue
             rows.append({"target": target, "given": given, "examples_seen": seen})
-            errors.append(_regression_errors(known.double(), values.double(), split))
+            errors.append(_regression_errors(known.double(), values.double(), selection.split))
     if not rows:
-        return pd.DataFrame(
-            columns=["target", "given", "examples_seen", "squared_error", "low", "high"]
-        )
-    means = bootstrap_mean(
-        torch.stack(errors, 1).cpu().numpy(), config.confidence, config.num_resamples, seed
-    )
+        names = ["target", "given", "examples_seen", "squared_error", "low", "high"]
+        return pd.DataFrame(columns=names)
+    bootstrap = config.bootstrap
+    values = torch.stack(errors, 1).cpu().numpy()
+    means = mean_interval(values, bootstrap, seed)[["mean", "low", "high"]]
     return pd.concat((pd.DataFrame(rows), means.rename(columns={"mean": "squared_error"})), axis=1)
 
 
@@ -163,7 +151,7 @@ def _first_half(
 
 
 def _order_table(
-    layers: dict[tuple, Float[np.ndarray, " resample"]], config: ProbingConfig
+    layers: dict[tuple, Float[np.ndarray, " resample"]], confidence: float
 ) -> pd.DataFrame:
     rows = []
     for earlier, first in layers.items():
@@ -171,7 +159,9 @@ def _order_table(
             if earlier[1:] != later[1:] or list(layers).index(earlier) >= list(layers).index(later):
                 continue
             difference = second - first
-            low, high = (b.item() for b in interval(difference[1:, None], config.confidence))
+            low, high = (
+                b.item() for b in interval(difference[1:, None], confidence, discrete=True)
+            )
             before = np.nan if np.isnan(difference[0]) else float((difference[1:] > 0).mean())
             rows.append([earlier[0], later[0], *earlier[1:], difference[0], low, high, before])
     names = ["earlier", "later", *GROUP[1:], "difference", "low", "high", "share_before"]
@@ -190,8 +180,9 @@ def _selectivity(
         rows = own[own["source"] == name].reset_index().set_index([*GROUP, "layer"])["index"]
         by_source.append(values[..., rows.loc[pd.MultiIndex.from_frame(index[[*GROUP, "layer"]])]])
     means = np.stack([control.mean((0, 1)) for control in by_source])
-    resampled = [crossed_means(control, config.num_resamples, seed) for control in by_source]
-    baseline = crossed_means(learner, config.num_resamples, seed)
+    num_resamples = config.bootstrap.num_resamples
+    resampled = [crossed_means(control, num_resamples, seed) for control in by_source]
+    baseline = crossed_means(learner, num_resamples, seed)
     point = means.min(0) - learner.mean((0, 1))
     best = np.array(names)[means.argmin(0)]
     return index.drop(columns="source"), point, np.min(resampled, axis=0) - baseline, best

@@ -6,18 +6,28 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from incontext_linear.learner.transformer import Transformer
+from incontext_linear.learner.base import LayeredLearner, residual_streams
+from incontext_linear.learner.saved import Learner
+from incontext_linear.probing.selection import Selection
+
+
+def collect_hidden_states(
+    learner: Learner, selection: Selection
+) -> Float[Tensor, "layer token batch width"]:
+    """The learner's residual streams at the layers that are probed."""
+    model = selection.place(learner)
+    return collect_states([model], selection.xs, selection.ys, selection.layers)
 
 
 @torch.no_grad()
 def collect_states(
-    models: Sequence[Transformer],
+    models: Sequence[LayeredLearner],
     xs: Float[Tensor, "batch example dim"],
     ys: Float[Tensor, "batch example"],
     layers: Sequence[int],
     prompts_at_once: int = 128,
 ) -> Float[Tensor, "layer token batch width"]:
-    """The residual streams at the chosen layers, one learner behind the other.
+    """The residual streams at the chosen layers, one learner after the other.
 
     Args:
         models: learners of one shape.
@@ -27,19 +37,18 @@ def collect_states(
         prompts_at_once: prompts that pass through a learner together.
 
     Returns:
-        (learners · layers, 2n−1, B, H); tokens before prompts, so that pooling over tokens needs no
+        (learners · layers, T, B, H); tokens before prompts, so that pooling over tokens needs no
         copy.
     """
-    num_tokens, width = 2 * xs.shape[1] - 1, models[0].config.width
+    num_tokens, width = models[0].embed(xs[:1], ys[:1]).shape[1:]
     states = xs.new_empty(len(models) * len(layers), num_tokens, len(xs), width)
     for start in range(0, len(xs), prompts_at_once):
         prompts = slice(start, start + prompts_at_once)
         for index, model in enumerate(models):
-            hidden = model.embed(xs[prompts], ys[prompts])
-            for layer in range(max(layers) + 1):
-                if layer:
-                    hidden = model.blocks[layer - 1](hidden)
+            for layer, hidden in residual_streams(model, xs[prompts], ys[prompts]):
                 for row, wanted in enumerate(layers):
                     if wanted == layer:
                         states[index * len(layers) + row, :, prompts] = hidden.transpose(0, 1)
+                if layer == max(layers):
+                    break
     return states

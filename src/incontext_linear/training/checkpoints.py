@@ -82,11 +82,13 @@ class CheckpointStore:
     def _path(self, run: str, step: int) -> Path:
         return self.directory / run / f"step_{step:09d}.safetensors"
 
-    def discard(self, run: str) -> None:
-        """Remove a run's checkpoints: its learner has been saved."""
-        folder = self.directory / run
-        for path in self.paths(run):
-            path.unlink(missing_ok=True)
-        remove_temporaries(folder)
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+    def discard(self, recipe: str) -> None:
+        """Remove the checkpoints of all runs of a recipe, by its fingerprint: its learner is
+        saved.
+        """
+        for folder in self.directory.glob(f"{recipe}*"):
+            for path in self.paths(folder.name):
+                path.unlink(missing_ok=True)
+            remove_temporaries(folder)
+            if not any(folder.iterdir()):
+                folder.rmdir()

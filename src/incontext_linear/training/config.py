@@ -32,6 +32,18 @@ class TrainingConfig(Config):
     muon_momentum: OpenFraction = 0.95
     weight_decay: NonNegativeFloat = 0.0
     gradient_clip: PositiveFloat = 1.0
+    loss: Literal["uniform", "likelihood"] = "uniform"
+    """How prefixes are weighted: evenly, as in the paper, or by their likelihood
+    (`training.loss`).
+    """
+    loss_floor: PositiveFloat = 0.01
+    """Of the loss ``likelihood``: added to each prefix's error, as a share of the labels' mean
+    square.
+    """
+    loss_momentum: OpenFraction = 0.99
+    """Of the loss ``likelihood``: how slowly the prefixes' running mean errors follow the
+    batches.
+    """
     log_every: PositiveInt = 100
     checkpoint_every: PositiveInt = 1000
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -44,3 +56,7 @@ class TrainingConfig(Config):
     (`incontext_linear.fused`); auto: wherever ``compile`` holds."""
     cuda_graph: Bool | Literal["auto"] = "auto"
     """Replay each step as one captured CUDA graph; auto: on a GPU only."""
+
+    def low_precision(self, on_gpu: bool) -> bool:
+        """Whether matrix products are in bfloat16."""
+        return self.precision == "bfloat16" or (self.precision == "auto" and on_gpu)

@@ -85,7 +85,7 @@ class TrainingRun:
                 f"{self.num_ranks} "
                 f"processes; allowed are multiples of {self.num_ranks}"
             )
-        self.name = recipe.fingerprint
+        self.name = recipe.run_name(self.device)
         self.step, self.history = 0, []
         self._window = torch.zeros(training.log_every, device=self.device)
         evaluation = draw_prompts(task, 512, recipe.seed, stream="progress", device=self.device)
@@ -110,6 +110,7 @@ class TrainingRun:
         self.training_step.prepare(self.draw(0))
         if checkpoint is not None:
             self.training_step.optimizer.load_state(checkpoint.tensors, checkpoint.step)
+            self.training_step.loss.load_state(checkpoint.tensors)
             self._window.copy_(checkpoint.tensors["window"])
             self.step = checkpoint.step
             self.history = [Progress(**row) for row in checkpoint.description["history"]]
@@ -136,14 +137,19 @@ class TrainingRun:
         self.step += 1
         if slot + 1 < self.recipe.training.log_every and self.step < self.recipe.training.num_steps:
             return None
-        losses = self._window[: slot + 1].clone()
-        if self.num_ranks > 1:
-            dist.all_reduce(losses)
-            losses /= self.num_ranks
+        losses = self._shared(self._window[: slot + 1])
         self._check_losses(losses)
         report = Progress(self.step, losses.mean().item(), self._spd_to_ols(), learning_rate)
         self.history.append(report)
         return report
+
+    def _shared(self, losses: Tensor) -> Tensor:
+        """Means over the processes, so that all of them come to the same conclusion."""
+        losses = losses.clone()
+        if self.num_ranks > 1:
+            dist.all_reduce(losses)
+            losses /= self.num_ranks
+        return losses
 
     def _check_losses(self, losses: Tensor) -> None:
         limit = EXPLOSION_FACTOR * self._evaluation.ys.square().mean().clamp_min(1.0)
@@ -167,7 +173,7 @@ class TrainingRun:
         Raises:
             TrainingDivergedError: if a loss is bad.
         """
-        self._check_losses(self._window[: self.step % self.recipe.training.log_every])
+        self._check_losses(self._shared(self._window[: self.step % self.recipe.training.log_every]))
         return all(
             bool(tensor.isfinite().all()) for tensor in self.training_step.weights().values()
         )
@@ -181,7 +187,8 @@ class TrainingRun:
     def checkpoint(self) -> Checkpoint:
         """All that `start` needs to go on from here."""
         weights = {f"model.{name}": tensor for name, tensor in self.training_step.weights().items()}
-        tensors = weights | self.training_step.optimizer.state() | {"window": self._window}
+        step = self.training_step
+        tensors = weights | step.optimizer.state() | step.loss.state() | {"window": self._window}
         description = {"history": [vars(row) for row in self.history], "seed": self.recipe.seed}
         return Checkpoint(self.step, tensors, description)
 
@@ -244,11 +251,13 @@ def train(
     try:
         while run.step < training.num_steps:
             report = run.advance()
+            is_due = checkpoints is not None and run.step % training.checkpoint_every == 0
+            saves = is_due and run.is_good()  # asked of every process: they share their losses
             if run.rank > 0:
                 continue
             if report and on_progress:
                 on_progress(report)
-            if checkpoints and run.step % training.checkpoint_every == 0 and run.is_good():
+            if saves:
                 checkpoints.save(run.name, run.checkpoint())
     except TrainingDivergedError as error:
         good = checkpoints.paths(run.name)[-1:] if checkpoints else []

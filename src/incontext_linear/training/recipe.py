@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import torch
+
 from incontext_linear.config import ModelConfig, TaskConfig
 from incontext_linear.files import fingerprint
 from incontext_linear.training.config import NO_EFFECT, TrainingConfig
@@ -31,3 +33,9 @@ class Recipe:
         numerics = self.training.model_dump(mode="json", exclude=NO_EFFECT)
         described = (config.model_dump(mode="json") for config in (self.task, self.model))
         return fingerprint(*described, numerics, self.seed)
+
+    def run_name(self, device: torch.device) -> str:
+        """Names one training's checkpoints: the prompts differ by device, the sums by precision."""
+        on_gpu = device.type == "cuda"
+        precision = "bfloat16" if self.training.low_precision(on_gpu) else "float32"
+        return f"{self.fingerprint}-{device.type}-{precision}"

@@ -8,7 +8,6 @@ switches off, the same lines run plainly.
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -16,6 +15,7 @@ from incontext_linear.learner.transformer import Transformer
 from incontext_linear.tasks import Prompts
 from incontext_linear.training.config import TrainingConfig
 from incontext_linear.training.kernels import fused, packed_attention
+from incontext_linear.training.loss import build_loss
 from incontext_linear.training.optimizers import FlatOptimizer
 
 DDP_WARMUP_STEPS = 11
@@ -33,9 +33,7 @@ class TrainingStep:
     def __init__(self, model: Transformer, training: TrainingConfig):
         self.model, self.device = model, model.positions.device
         on_gpu = self.device.type == "cuda"
-        self.low_precision = training.precision == "bfloat16" or (
-            training.precision == "auto" and on_gpu
-        )
+        self.low_precision = training.low_precision(on_gpu)
         self.compiled = on_gpu if training.compile == "auto" else training.compile
         self.graphed = on_gpu and bool(training.cuda_graph)
         self.optimizer = FlatOptimizer(model, training, self.low_precision, self.compiled)
@@ -51,6 +49,7 @@ class TrainingStep:
         elif self.compiled:
             for block in model.blocks:
                 block.compile()
+        self.loss = build_loss(training, model.num_examples, self.device)
         self._forward = model
         self._side_stream = torch.cuda.Stream() if self.graphed else None
         if dist.is_initialized():
@@ -75,10 +74,10 @@ class TrainingStep:
     def _step(self, xs: Tensor, ys: Tensor) -> Tensor:
         with self.autocast():
             predictions = self._forward(xs, ys)
-        loss = F.mse_loss(predictions.float(), ys)
+        loss, error = self.loss(predictions.float(), ys)
         loss.backward()
         self.optimizer.step()
-        return loss.detach()
+        return error
 
     def autocast(self) -> torch.autocast:
         """The precision that the model computes in."""
@@ -101,6 +100,7 @@ class TrainingStep:
         with torch.cuda.graph(self._graph):
             self._loss = self._step(self._xs, self._ys)
         self.optimizer.reset()
+        self.loss.reset()
 
     def weights(self) -> dict[str, Tensor]:
         """The model's weights in float32: of matrices kept in bfloat16, the master copies."""

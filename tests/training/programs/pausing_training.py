@@ -13,9 +13,11 @@ from incontext_linear.training.config import TrainingConfig
 
 torch.set_num_threads(1)
 folder, moment = Path(sys.argv[1]), sys.argv[2]
-task, model, training = (
-    kind.model_validate_json(text)
-    for kind, text in zip((TaskConfig, ModelConfig, TrainingConfig), sys.argv[3:], strict=True)
+recipe = Recipe(
+    TaskConfig.model_validate_json(sys.argv[3]),
+    ModelConfig.model_validate_json(sys.argv[4]),
+    TrainingConfig.model_validate_json(sys.argv[5]),
+    seed=0,
 )
 advance, flush = TrainingRun.advance, files.os.fsync
 
@@ -38,4 +40,4 @@ def flush_slowly(file):
 
 
 TrainingRun.advance, files.os.fsync = advance_slowly, flush_slowly
-train(Recipe(task, model, training, 0), "cpu", CheckpointStore(folder))
+train(recipe, "cpu", CheckpointStore(folder))

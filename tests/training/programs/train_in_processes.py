@@ -10,12 +10,9 @@ from incontext_linear.training import Recipe, train
 from incontext_linear.training.config import TrainingConfig
 from incontext_linear.training.processes import process_group
 
-task, model, training = (
-    kind.model_validate(values)
-    for kind, values in zip(
-        (TaskConfig, ModelConfig, TrainingConfig), json.loads(sys.argv[1]), strict=True
-    )
-)
+values = json.loads(sys.argv[1])
+task, model = TaskConfig.model_validate(values[0]), ModelConfig.model_validate(values[1])
+training = TrainingConfig.model_validate(values[2])
 with process_group("cpu") as rank:
     for optimizer in ("adamw", "muon"):
         chosen = training.model_copy(update={"optimizer": optimizer})

@@ -1,12 +1,11 @@
 """Wiring: evaluation prompts, drawn anew, in; the textbook predictions and implicit weights out."""
 
-from kedro.pipeline import Pipeline, node, pipeline
+from kedro.pipeline import Pipeline, node
 
-from incontext_linear.pipelines import data_generation
-from incontext_linear.pipelines.baseline_estimation.nodes import (
-    estimate_predictions,
-    estimate_weights,
-)
+from incontext_linear.comparison.curves import estimate_baseline_weights, predict_with_baselines
+from incontext_linear.pipelines import box, data_generation
+
+_SETTINGS = ["params:baselines", "params:task"]
 
 
 def create_pipeline(**kwargs) -> Pipeline:
@@ -18,20 +17,18 @@ def create_pipeline(**kwargs) -> Pipeline:
     prompts = data_generation.create_pipeline().to_outputs(
         "evaluation_prompts", "evaluation_queries"
     )
-    return prompts + pipeline(
-        [
-            node(
-                estimate_predictions,
-                ["evaluation_prompts", "params:baselines", "params:task"],
-                "baseline_predictions",
-                name="estimate_baseline_predictions",
-            ),
-            node(
-                estimate_weights,
-                ["evaluation_prompts", "evaluation_queries", "params:baselines", "params:task"],
-                "baseline_weights",
-                name="estimate_baseline_weights",
-            ),
-        ],
-        tags=["baseline_estimation", "behavioral_comparison"],  # a part of the other too
-    )
+    nodes = [
+        node(
+            predict_with_baselines,
+            ["evaluation_prompts", *_SETTINGS],
+            "baseline_predictions",
+            name="estimate_baseline_predictions",
+        ),
+        node(
+            estimate_baseline_weights,
+            ["evaluation_prompts", "evaluation_queries", *_SETTINGS],
+            "baseline_weights",
+            name="estimate_baseline_weights",
+        ),
+    ]
+    return Pipeline([prompts, box("baseline_estimation", nodes)], tags="baseline_estimation")

@@ -1,19 +1,20 @@
 """Draw the prompts that the other pipelines measure on, from seeds of their own."""
 
+from torch import Tensor
+
 from incontext_linear.comparison.config import ComparisonConfig
 from incontext_linear.config import DataGenerationConfig, TaskConfig
 from incontext_linear.tasks import draw_mixture, draw_prompts, generator
 
-Tensors = dict
+Tensors = dict[str, Tensor]
 
 
 def draw_evaluation_prompts(
     task: TaskConfig, data_generation: DataGenerationConfig, seed: int
 ) -> Tensors:
     """Prompts for the behavioural comparison: xs (B, n, d), ys (B, n), ws (B, d)."""
-    return draw_prompts(
-        task, data_generation.num_evaluation_prompts, seed, stream="evaluation"
-    )._asdict()
+    count = data_generation.num_evaluation_prompts
+    return draw_prompts(task, count, seed, stream="evaluation")._asdict()
 
 
 def draw_evaluation_queries(task: TaskConfig, comparison: ComparisonConfig, seed: int) -> Tensors:

@@ -1,10 +1,8 @@
 """Train the in-context learner, or take one that was trained before."""
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from incontext_linear.config import ModelConfig, TaskConfig
-from incontext_linear.figures.model_training import plot_history
 from incontext_linear.learner.saved import Learner, check_same_shape
 from incontext_linear.progress import training_progress
 from incontext_linear.tables import MetricHistories, metric_history
@@ -67,8 +65,3 @@ def report_training_metrics(history: pd.DataFrame) -> MetricHistories:
         f"training.{name}": metric_history(history["step"], history[name])
         for name in ("loss", "spd_to_ols")
     }
-
-
-def draw_history(history: pd.DataFrame) -> Figure:
-    """Loss and SPD to OLS against the training step."""
-    return plot_history(history)

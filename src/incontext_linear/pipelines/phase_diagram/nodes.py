@@ -7,15 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
-from incontext_linear.figures.phase_diagram import (
-    plot_axis_divergences,
-    plot_heat_map,
-    plot_nearest,
-)
 from incontext_linear.phase_diagram.config import PhaseDiagramConfig
-from incontext_linear.phase_diagram.nearest import divergence_table, heat_map_table, nearest_table
+from incontext_linear.phase_diagram.nearest import heat_map_table
 from incontext_linear.phase_diagram.resampling import (
     MEAN,
     Differences,
@@ -23,7 +17,6 @@ from incontext_linear.phase_diagram.resampling import (
     resample_sweep,
     signed_differences,
 )
-from incontext_linear.phase_diagram.transitions import transition_table
 from incontext_linear.phase_diagram.variants import (
     PhaseDiagramError,
     differing_parameters,
@@ -33,7 +26,7 @@ from incontext_linear.phase_diagram.variants import (
 )
 from incontext_linear.tables import MetricHistories, MetricHistory, metric_history
 
-LOG = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 Partitions = dict[str, Callable[[], Any]]
 
 
@@ -56,7 +49,7 @@ def select_variants(
     used = [records[folder] for folder in table.loc[table["used"], "folder"]]
     axes = {name for record in used for name in record["axes"]}
     for line in missing_cells(table) + differing_parameters([r["parameters"] for r in used], axes):
-        LOG.warning("Sweep %s: %s", phase_diagram.sweep, line)
+        logger.warning("Sweep %s: %s", phase_diagram.sweep, line)
     if not table["used"].any():
         reasons = "\n".join(f"- {row.folder}: {row.reason}" for row in table.itertuples())
         raise PhaseDiagramError(
@@ -93,18 +86,8 @@ def resample_divergences(
 
     config, used = phase_diagram, selected[selected["used"]]
     return resample_sweep(
-        used, read, config.examples_seen, config.points, config.num_resamples, seed
+        used, read, config.examples_seen, config.points, config.bootstrap.num_resamples, seed
     )
-
-
-def measure_divergences(resamples: Resamples, phase_diagram: PhaseDiagramConfig) -> pd.DataFrame:
-    """SPD to each predictor against the axis, with intervals over seeds and prompts."""
-    return divergence_table(resamples, phase_diagram.confidence)
-
-
-def find_nearest(resamples: Resamples, phase_diagram: PhaseDiagramConfig) -> pd.DataFrame:
-    """The nearest predictor at every axis value and k, with the runner-up's margin."""
-    return nearest_table(resamples, phase_diagram.confidence)
 
 
 def measure_heat_map(
@@ -117,12 +100,8 @@ def measure_heat_map(
     parameters = [
         variants[folder]()["parameters"] for folder in selected.loc[selected["used"], "folder"]
     ]
-    return heat_map_table(resamples, ridge_penalties(parameters), phase_diagram.confidence)
-
-
-def find_transitions(resamples: Resamples, phase_diagram: PhaseDiagramConfig) -> pd.DataFrame:
-    """Where along the axis the nearest predictor changes, with intervals."""
-    return transition_table(resamples, phase_diagram.confidence)
+    confidence = phase_diagram.bootstrap.confidence
+    return heat_map_table(resamples, ridge_penalties(parameters), confidence)
 
 
 def report_phase_metrics(
@@ -155,20 +134,3 @@ def report_phase_metrics(
         name = f"phase.transition.{pair[0]}_to_{pair[1]}"
         metrics[name] = metric_history(range(len(rows)), rows["location"])
     return {name: values for name, values in metrics.items() if values}
-
-
-def draw_divergences_along_axis(
-    divergences: pd.DataFrame, nearest: pd.DataFrame, transitions: pd.DataFrame
-) -> Figure:
-    """SPD to each predictor against the axis; where the nearest changes."""
-    return plot_axis_divergences(divergences, nearest, transitions)
-
-
-def draw_nearest(nearest: pd.DataFrame, divergences: pd.DataFrame) -> Figure:
-    """The map of nearest predictors, coloured as in the other figures."""
-    return plot_nearest(nearest, list(dict.fromkeys(divergences["predictor"])))
-
-
-def draw_heat_map(heat_map: pd.DataFrame) -> Figure:
-    """Learner × predictor, minima and diagonal marked."""
-    return plot_heat_map(heat_map)

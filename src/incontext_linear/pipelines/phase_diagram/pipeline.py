@@ -2,15 +2,17 @@
 out.
 """
 
-from kedro.pipeline import Pipeline, node, pipeline
+from kedro.pipeline import Pipeline, node
 
+from incontext_linear.figures.phase_diagram import (
+    plot_axis_divergences,
+    plot_heat_map,
+    plot_nearest,
+)
+from incontext_linear.phase_diagram.nearest import divergence_table, nearest_table
+from incontext_linear.phase_diagram.transitions import transition_table
+from incontext_linear.pipelines import box
 from incontext_linear.pipelines.phase_diagram.nodes import (
-    draw_divergences_along_axis,
-    draw_heat_map,
-    draw_nearest,
-    find_nearest,
-    find_transitions,
-    measure_divergences,
     measure_heat_map,
     report_phase_metrics,
     resample_divergences,
@@ -19,15 +21,17 @@ from incontext_linear.pipelines.phase_diagram.nodes import (
 
 _PREDICTIONS = ["sweep_learner_predictions", "sweep_baseline_predictions"]
 _SETTINGS = "params:phase_diagram"
+_MEASURE = ["sweep_resamples", "params:phase_diagram.bootstrap.confidence"]
+_SWEEP = "params:phase_diagram.sweep"
 
 
 def create_pipeline(**kwargs) -> Pipeline:
     """Which algorithm, when: a phase diagram of a finished sweep."""
-    return pipeline(_measure() + _report(), tags="phase_diagram")
+    return box("phase_diagram", [_measure(), _report()])
 
 
 def _measure() -> Pipeline:
-    return pipeline(
+    return Pipeline(
         [
             node(
                 select_variants,
@@ -41,33 +45,21 @@ def _measure() -> Pipeline:
                 "sweep_resamples",
                 name="resample_divergences",
             ),
-            node(
-                measure_divergences,
-                ["sweep_resamples", _SETTINGS],
-                "phase_divergences",
-                name="measure_divergences",
-            ),
-            node(
-                find_nearest, ["sweep_resamples", _SETTINGS], "phase_nearest", name="find_nearest"
-            ),
+            node(divergence_table, _MEASURE, "phase_divergences", name="measure_divergences"),
+            node(nearest_table, _MEASURE, "phase_nearest", name="find_nearest"),
             node(
                 measure_heat_map,
                 ["sweep_resamples", "sweep_variants", "phase_variants", _SETTINGS],
                 "phase_heat_map",
                 name="measure_heat_map",
             ),
-            node(
-                find_transitions,
-                ["sweep_resamples", _SETTINGS],
-                "phase_transitions",
-                name="find_transitions",
-            ),
+            node(transition_table, _MEASURE, "phase_transitions", name="find_transitions"),
         ]
     )
 
 
 def _report() -> Pipeline:
-    return pipeline(
+    return Pipeline(
         [
             node(
                 report_phase_metrics,
@@ -76,17 +68,22 @@ def _report() -> Pipeline:
                 name="report_phase_metrics",
             ),
             node(
-                draw_divergences_along_axis,
-                ["phase_divergences", "phase_nearest", "phase_transitions"],
+                plot_axis_divergences,
+                ["phase_divergences", "phase_nearest", "phase_transitions", _SWEEP],
                 "phase_divergence_figure",
                 name="draw_divergences_along_axis",
             ),
             node(
-                draw_nearest,
-                ["phase_nearest", "phase_divergences"],
+                plot_nearest,
+                ["phase_nearest", _SWEEP],
                 "phase_nearest_figure",
                 name="draw_nearest",
             ),
-            node(draw_heat_map, "phase_heat_map", "phase_heat_map_figure", name="draw_heat_map"),
+            node(
+                plot_heat_map,
+                ["phase_heat_map", _SWEEP],
+                "phase_heat_map_figure",
+                name="draw_heat_map",
+            ),
         ]
     )

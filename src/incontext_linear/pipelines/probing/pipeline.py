@@ -2,42 +2,46 @@
 progress out.
 """
 
-from kedro.pipeline import Pipeline, node, pipeline
+from kedro.pipeline import Pipeline, node
 
-from incontext_linear.pipelines import data_generation
+from incontext_linear.figures.probing import (
+    plot_attention,
+    plot_calibration,
+    plot_controls,
+    plot_movements,
+    plot_probe_attention,
+    plot_probe_scores,
+    plot_progress,
+    plot_selectivity,
+)
+from incontext_linear.learner.attention_maps import average_attention
+from incontext_linear.pipelines import box, data_generation
 from incontext_linear.pipelines.probing.nodes import (
-    average_attention,
-    calibrate_interventions,
-    calibrate_progress,
-    collect_hidden_states,
-    construct_learner,
-    draw_attention,
-    draw_calibration,
-    draw_causality,
-    draw_controls,
-    draw_probe_attention,
-    draw_probe_scores,
-    draw_progress,
-    draw_selectivity,
-    measure_causality,
-    measure_overlap,
-    measure_progress,
-    measure_selectivity,
     report_calibration_metrics,
     report_causality_metrics,
     report_probing_metrics,
     report_progress_metrics,
     report_selectivity_metrics,
-    score_calibration,
-    score_probes,
-    train_calibration_probes,
     train_control_learner,
-    train_control_probes,
-    train_probes,
 )
+from incontext_linear.probing.calibration import (
+    construct_learner,
+    fit_calibration,
+    nearest_calibration_steps,
+    score_calibration,
+    select_for_calibration,
+)
+from incontext_linear.probing.controls import fit_controls, fit_learner
+from incontext_linear.probing.interventions import measure_causality
+from incontext_linear.probing.layerwise import measure_progress
+from incontext_linear.probing.selection import select
+from incontext_linear.probing.selectivity import overlap_table, score_table, selectivity_tables
+from incontext_linear.probing.states import collect_hidden_states
 
-_STATES = ["probing_prompts", "params:probing", "params:device", "params:seed"]
-_BOOTSTRAP = ["params:probing", "params:seed"]
+_PARTS = ["probes", "controls", "causality", "layerwise", "calibration"]
+_SETTINGS = ["params:probing", "params:seed"]
+_RUN = ["params:task", "params:model", "params:seed"]
+_SELECT = ["probing_prompts", "params:probing", "params:device", "params:seed"]
 
 
 def create_pipeline(**kwargs) -> Pipeline:
@@ -47,38 +51,57 @@ def create_pipeline(**kwargs) -> Pipeline:
     The prompts are drawn anew, which takes a moment, so that a learner is all that a run needs.
     """
     prompts = data_generation.create_pipeline().to_outputs("probing_prompts")
-    states = node(
-        collect_hidden_states,
-        ["learner", "probing_prompts", "params:probing", "params:device"],
-        "hidden_states",
-        name="collect_hidden_states",
-        tags=["probes", "controls", "layerwise"],
+    parts = [_selection(), _probes(), _controls(), _causality(), _layerwise(), _calibration()]
+    return Pipeline([Pipeline(prompts, tags=_PARTS), box("probing", parts)], tags="probing")
+
+
+def _selection() -> Pipeline:
+    """What every part needs, of which a run of one part makes no more than that."""
+    return Pipeline(
+        [
+            node(
+                select,
+                ["learner", *_SELECT],
+                "probed",
+                name="select",
+                tags=["probes", "controls", "causality", "layerwise"],
+            ),
+            node(
+                collect_hidden_states,
+                ["learner", "probed"],
+                "hidden_states",
+                name="collect_hidden_states",
+                tags=["probes", "controls", "layerwise"],
+            ),
+        ]
     )
-    parts = prompts + pipeline([states]) + _probes() + _controls() + _causality() + _layerwise()
-    parts += _calibration()
-    return pipeline(parts, tags="probing")
 
 
 def _probes() -> Pipeline:
-    return pipeline(
+    return Pipeline(
         [
             node(
-                train_probes,
-                ["hidden_states", "learner", *_STATES],
+                fit_learner,
+                ["hidden_states", "learner", "probed", *_SETTINGS],
                 ["probe_errors", "probe_attention", "probe_readouts"],
                 name="train_probes",
             ),
-            node(score_probes, ["probe_errors", *_BOOTSTRAP], "probe_scores", name="score_probes"),
+            node(score_table, ["probe_errors", *_SETTINGS], "probe_scores", name="score_probes"),
             node(
                 report_probing_metrics,
                 "probe_scores",
                 "probing_metrics",
                 name="report_probing_metrics",
             ),
-            node(draw_probe_scores, "probe_scores", "probe_score_figure", name="draw_probe_scores"),
             node(
-                draw_probe_attention,
-                "probe_attention",
+                plot_probe_scores,
+                ["probe_scores", *_RUN],
+                "probe_score_figure",
+                name="draw_probe_scores",
+            ),
+            node(
+                plot_probe_attention,
+                ["probe_attention", *_RUN],
                 "probe_attention_figure",
                 name="draw_probe_attention",
             ),
@@ -89,8 +112,8 @@ def _probes() -> Pipeline:
                 name="average_attention",
             ),
             node(
-                draw_attention,
-                "learner_attention",
+                plot_attention,
+                ["learner_attention", *_RUN],
                 "learner_attention_figure",
                 name="draw_attention",
             ),
@@ -101,7 +124,7 @@ def _probes() -> Pipeline:
 
 def _controls() -> Pipeline:
     training = ["learner", "params:training", "params:probing", "params:seed", "params:device"]
-    return pipeline(
+    return Pipeline(
         [
             node(
                 train_control_learner,
@@ -110,24 +133,21 @@ def _controls() -> Pipeline:
                 name="train_control_learner",
             ),
             node(
-                train_control_probes,
-                ["hidden_states", "learner", "control_learner", *_STATES],
+                fit_controls,
+                ["hidden_states", "learner", "control_learner", "probed", *_SETTINGS],
                 "control_errors",
                 name="train_control_probes",
             ),
             node(
-                score_probes,
-                ["control_errors", *_BOOTSTRAP],
-                "control_scores",
-                name="score_controls",
+                score_table, ["control_errors", *_SETTINGS], "control_scores", name="score_controls"
             ),
             node(
-                measure_selectivity,
-                ["probe_errors", "control_errors", *_BOOTSTRAP],
+                selectivity_tables,
+                ["probe_errors", "control_errors", *_SETTINGS],
                 ["selectivity", "target_appearances", "target_order"],
                 name="measure_selectivity",
             ),
-            node(measure_overlap, _STATES, "target_overlap", name="measure_overlap"),
+            node(overlap_table, ["probed", *_SETTINGS], "target_overlap", name="measure_overlap"),
             node(
                 report_selectivity_metrics,
                 "selectivity",
@@ -135,14 +155,14 @@ def _controls() -> Pipeline:
                 name="report_selectivity_metrics",
             ),
             node(
-                draw_controls,
-                ["probe_scores", "control_scores", "probe_attention"],
+                plot_controls,
+                ["probe_scores", "control_scores", "probe_attention", *_RUN],
                 "probe_control_figure",
                 name="draw_controls",
             ),
             node(
-                draw_selectivity,
-                ["selectivity", "target_appearances"],
+                plot_selectivity,
+                ["selectivity", "target_appearances", *_RUN],
                 "selectivity_figure",
                 name="draw_selectivity",
             ),
@@ -152,87 +172,32 @@ def _controls() -> Pipeline:
 
 
 def _causality() -> Pipeline:
-    inputs = [
-        "learner",
-        "probing_prompts",
-        "probe_readouts",
-        "params:probing",
-        "params:device",
-        "params:seed",
-    ]
-    return pipeline(
+    return Pipeline(
         [
-            node(measure_causality, inputs, "causality", name="measure_causality"),
+            node(
+                measure_causality,
+                ["learner", "probed", "probe_readouts", *_SETTINGS],
+                "causality",
+                name="measure_causality",
+            ),
             node(
                 report_causality_metrics,
                 "causality",
                 "causality_metrics",
                 name="report_causality_metrics",
             ),
-            node(draw_causality, "causality", "causality_figure", name="draw_causality"),
+            node(plot_movements, ["causality", *_RUN], "causality_figure", name="draw_causality"),
         ],
         tags="causality",
     )
 
 
-def _calibration() -> Pipeline:
-    network = ["constructed_learner", "probing_prompts"]
-    settings = ["params:probing", "params:device", "params:seed"]
-    return pipeline(
-        [
-            node(
-                construct_learner,
-                ["params:task", "params:probing"],
-                "constructed_learner",
-                name="construct_learner",
-            ),
-            node(
-                train_calibration_probes,
-                [*network, *settings],
-                ["calibration_errors", "calibration_readouts"],
-                name="train_calibration_probes",
-            ),
-            node(
-                score_calibration,
-                ["calibration_errors", "constructed_learner", *_BOOTSTRAP],
-                "calibration_scores",
-                name="score_calibration",
-            ),
-            node(
-                calibrate_interventions,
-                [*network, "calibration_readouts", *settings],
-                "calibration_causality",
-                name="calibrate_interventions",
-            ),
-            node(
-                calibrate_progress,
-                [*network, *settings],
-                "calibration_steps",
-                name="calibrate_progress",
-            ),
-            node(
-                report_calibration_metrics,
-                ["calibration_scores", "calibration_causality"],
-                "calibration_metrics",
-                name="report_calibration_metrics",
-            ),
-            node(
-                draw_calibration,
-                ["calibration_scores", "calibration_causality"],
-                "calibration_figure",
-                name="draw_calibration",
-            ),
-        ],
-        tags="calibration",
-    )
-
-
 def _layerwise() -> Pipeline:
-    return pipeline(
+    return Pipeline(
         [
             node(
                 measure_progress,
-                ["hidden_states", "learner", *_STATES],
+                ["hidden_states", "learner", "probed", *_SETTINGS],
                 ["layer_progress", "nearest_steps"],
                 name="measure_progress",
             ),
@@ -243,11 +208,74 @@ def _layerwise() -> Pipeline:
                 name="report_progress_metrics",
             ),
             node(
-                draw_progress,
-                ["layer_progress", "nearest_steps"],
+                plot_progress,
+                ["layer_progress", "nearest_steps", *_RUN],
                 "progress_figure",
                 name="draw_progress",
             ),
         ],
         tags="layerwise",
+    )
+
+
+def _calibration() -> Pipeline:
+    network = ["constructed_states", "constructed_learner", "calibration_probed"]
+    return Pipeline(
+        [
+            node(
+                construct_learner,
+                ["params:task", "params:probing"],
+                "constructed_learner",
+                name="construct_learner",
+            ),
+            node(
+                select_for_calibration,
+                ["constructed_learner", *_SELECT],
+                "calibration_probed",
+                name="select_for_calibration",
+            ),
+            node(
+                collect_hidden_states,
+                ["constructed_learner", "calibration_probed"],
+                "constructed_states",
+                name="collect_constructed_states",
+            ),
+            node(
+                fit_calibration,
+                [*network, *_SETTINGS],
+                ["calibration_errors", "calibration_readouts"],
+                name="train_calibration_probes",
+            ),
+            node(
+                score_calibration,
+                ["calibration_errors", "constructed_learner", *_SETTINGS],
+                "calibration_scores",
+                name="score_calibration",
+            ),
+            node(
+                measure_causality,
+                ["constructed_learner", "calibration_probed", "calibration_readouts", *_SETTINGS],
+                "calibration_causality",
+                name="calibrate_interventions",
+            ),
+            node(
+                nearest_calibration_steps,
+                [*network, *_SETTINGS],
+                "calibration_steps",
+                name="calibrate_progress",
+            ),
+            node(
+                report_calibration_metrics,
+                ["calibration_scores", "calibration_causality"],
+                "calibration_metrics",
+                name="report_calibration_metrics",
+            ),
+            node(
+                plot_calibration,
+                ["calibration_scores", "calibration_causality", "params:task", "params:seed"],
+                "calibration_figure",
+                name="draw_calibration",
+            ),
+        ],
+        tags="calibration",
     )

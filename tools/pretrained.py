@@ -1,4 +1,4 @@
-"""Train the learners that ship in data/06_models/pretrained: ``python -m benchmarks.pretrained``.
+"""Train the learners that ship in data/06_models/pretrained: ``python -m tools.pretrained``.
 
 The learner is trained with the parameters of conf/pretrained; the control, of the same shape, for a
 tenth of the steps on prompts that all have the one weight vector w = (1, …, 1), where there is
@@ -8,14 +8,15 @@ nothing to learn in context. Interrupted training goes on from its checkpoint.
 import argparse
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 
-from incontext_linear.config import DistributionConfig
 from incontext_linear.environment import read_environment
 from incontext_linear.learner.saved import save_learner
 from incontext_linear.parameters import Parameters
+from incontext_linear.probing.controls import control_recipe
 from incontext_linear.progress import training_progress
-from incontext_linear.training import Recipe, train
+from incontext_linear.training import train
 from incontext_linear.training.checkpoints import CheckpointStore
 
 PROJECT = Path(__file__).parents[1]
@@ -26,23 +27,18 @@ def train_and_save(
     name: str, parameters: Parameters, store: CheckpointStore, folder: Path, num_steps: int | None
 ) -> None:
     """Train one of the two learners and write it to ``folder/<name>.safetensors``."""
-    task, training = parameters.task, parameters.training
+    recipe = parameters.recipe
     if num_steps is not None:
-        training = training.model_copy(update={"num_steps": num_steps})
+        training = recipe.training.model_copy(update={"num_steps": num_steps})
+        recipe = replace(recipe, training=training)
     if name == "control":
-        task = task.model_copy(update={"weights": (DistributionConfig(scale=0.0, shift=1.0),)})
-        steps = max(1, round(CONTROL_SHARE_OF_STEPS * training.num_steps))
-        training = training.model_copy(update={"num_steps": steps})
-    start = time.perf_counter()
-    with training_progress(training.num_steps) as report:
-        learner = train(
-            Recipe(task, parameters.model, training, parameters.seed),
-            parameters.device,
-            store,
-            report,
-        )
+        steps = max(1, round(CONTROL_SHARE_OF_STEPS * recipe.training.num_steps))
+        recipe = control_recipe(recipe, steps)
+    start, num_steps = time.perf_counter(), recipe.training.num_steps
+    with training_progress(num_steps) as report:
+        learner = train(recipe, parameters.device, store, report)
     save_learner(folder / f"{name}.safetensors", learner)
-    logging.info("%s: %d steps in %.0f s", name, training.num_steps, time.perf_counter() - start)
+    logging.info("%s: %d steps in %.0f s", name, num_steps, time.perf_counter() - start)
 
 
 def main() -> None:

@@ -1,0 +1,120 @@
+"""What figures call things: algorithms, targets, interventions and tokens in words, not code names.
+
+Names that are not known here (a user's own) are shown as they are.
+"""
+
+import re
+from fractions import Fraction
+
+from incontext_linear.config import ModelConfig, TaskConfig
+from incontext_linear.tables import LEARNER
+
+_ALGORITHMS = {
+    LEARNER: "transformer",
+    "ols": "least squares",
+    "bayes": "Bayes",
+    "sgd": "one-pass SGD",
+    "averaging": "averaging",
+    "zero": "zero",
+}
+_FAMILIES = {
+    "ridge": "ridge, λ = {}",
+    "gd": "gradient descent, {} steps",
+    "newton": "Newton, {} iterations",
+    "knn": "{} nearest neighbours",
+    "first": "least squares on the first {}",
+}
+_TARGETS = {
+    "moment": "Xᵀy",
+    "least_squares": "least-squares weights",
+    "ridge": "ridge weights",
+    "gram": "XᵀX",
+}
+_METHODS = {
+    "minimal_edit": "minimal edit",
+    "pattern_edit": "pattern edit",
+    "interchange_attended": "interchange where the probe looks",
+    "interchange_context": "interchange of the whole context",
+}
+_PROGRAMS = {
+    "gradient_step": "one gradient step",
+    "sherman_morrison": "one Sherman–Morrison update",
+    "one_pass_sgd": "one-pass SGD",
+    "gradient_descent": "batch gradient descent",
+    "iterative_newton": "iterative Newton",
+}
+_NAME = re.compile(r"^(?P<family>[a-z]+)_(?P<number>\d+(?:\.\d+)?(?:/\d+)?)(?P<rest>_[a-z]+)?$")
+
+
+def parse_algorithm(name: str) -> tuple[str, float | None]:
+    """Family and number of a predictor's name: ``("ridge", 0.1)`` of ``ridge_0.1``; no number:
+    None.
+    """
+    match = _NAME.match(name)
+    if match is None:
+        return name, None
+    return match["family"], float(Fraction(match["number"]))
+
+
+def algorithm_name(name: str) -> str:
+    """A predictor in words: ``ridge, λ = 0.1`` for ``ridge_0.1``."""
+    if name in _ALGORITHMS:
+        return _ALGORITHMS[name]
+    match = _NAME.match(name)
+    if match is None or match["family"] not in _FAMILIES:
+        return name
+    words = _FAMILIES[match["family"]].format(match["number"])
+    if match["number"] == "1":
+        words = words.replace("steps", "step").replace("iterations", "iteration")
+        words = words.replace("1 nearest neighbours", "the nearest neighbour")
+        words = words.replace("the first 1", "the first example")
+    elif match["family"] == "first":
+        words += " examples"
+    weights = (match["rest"] or "").removeprefix("_")
+    return f"{words}, by {weights}" if weights else words
+
+
+def target_name(name: str) -> str:
+    """A probe's target in words; of a dotted path the last part."""
+    return _TARGETS.get(name, name.rpartition(".")[2])
+
+
+def method_name(name: str) -> str:
+    """An intervention in words; of a dotted path the last part."""
+    if name.endswith("_random"):
+        return f"random direction, norm of the {method_name(name.removesuffix('_random'))}"
+    return _METHODS.get(name, name.rpartition(".")[2])
+
+
+def program_name(name: str) -> str:
+    """A constructed network's program, or an algorithm of several steps, in words."""
+    return _PROGRAMS.get(name, name.replace("_", " "))
+
+
+def readout_name(kind: str, hidden_units: int) -> str:
+    """A read-out in words: ``linear``, ``MLP of 64 units``."""
+    return f"MLP of {hidden_units} units" if hidden_units else kind
+
+
+def token_names(num_tokens: int) -> list[str]:
+    """x₁ y₁ x₂ …, as tick labels."""
+    below = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+    return [
+        f"{'xy'[index % 2]}{str(index // 2 + 1).translate(below)}" for index in range(num_tokens)
+    ]
+
+
+def describe_run(task: TaskConfig, model: ModelConfig, seed: int) -> str:
+    """Which size and seed a figure shows."""
+    noise = f", noise {task.noise_std:g}" if task.noise_std else ""
+    return (
+        f"d = {task.dim}, {task.num_examples} examples{noise} · {model.num_layers} layers of width "
+        f"{model.width}, {model.num_heads} heads · seed {seed}"
+    )
+
+
+def describe_constructed(task: TaskConfig, seed: int) -> str:
+    """As `describe_run`, of the network whose weights are set by hand."""
+    return (
+        f"d = {task.dim}, {task.num_examples} examples · constructed gradient descent · seed {seed}"
+    )

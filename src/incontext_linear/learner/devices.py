@@ -1,0 +1,30 @@
+"""Where a learner's weights lie while it is measured."""
+
+import copy
+import itertools
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def on_device(model: Model, device: torch.device | str) -> Model:
+    """The network on a device: itself if it lies there, else a copy; the one given never moves.
+
+    Whoever shares the network (a catalog keeps one for all of a run's nodes) finds it as it was.
+    """
+    wanted = torch.device(device)
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    if all(_same_device(tensor.device, wanted) for tensor in tensors):
+        return model
+    return copy.deepcopy(model).to(wanted)
+
+
+def _same_device(found: torch.device, wanted: torch.device) -> bool:
+    """``cuda`` without a number is the current GPU."""
+    if found.type != wanted.type or found.type != "cuda":
+        return found.type == wanted.type
+    current = torch.cuda.current_device()
+    return (found.index or 0) == (current if wanted.index is None else wanted.index)

@@ -1,0 +1,222 @@
+"""Linear attention on joint (x, y) tokens, without softmax: a layer can be a gradient step.
+
+Each token z = (y, x) is changed by what the examples of its prefix hold,
+
+    z ← z + s_k Σ_h V_h (Σ_i z_i z_iᵀ) Q_h z,
+
+the inner sum over the k examples, s_k = 1/k or 1 (von Oswald et al. 2023; Ahn et al. 2023; Zhang et
+al. 2024). The query enters as (0, x) and is no key. The best that one layer can do on Gaussian
+prompts is one preconditioned gradient step, w = s_k Γ Xᵀy (Ahn et al. 2023, theorem 1). A layer
+keeps in an example's y what the prefix has not explained yet, and in the query's y minus the
+prediction, so the prediction is read with its sign changed.
+
+Shape letters: B prompts, n examples, d dimensions, T tokens, H = d + 1 features, M heads.
+"""
+
+from math import isqrt
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import PositiveInt, model_validator
+from torch import Tensor, nn
+
+from incontext_linear.config import Config
+from incontext_linear.learner.base import check_size, draw_weights, predict_from
+from incontext_linear.learner.tokens import joint_tokens
+
+
+class LinearAttentionConfig(Config):
+    """Shape of a linear-attention learner. The default is the one of the theory."""
+
+    type: Literal["linear_attention"] = "linear_attention"
+    num_layers: PositiveInt = 1
+    num_heads: PositiveInt = 1
+    matrices: Literal["full", "preconditioned", "gd_plus_plus"] = "full"
+    """``full``: V and Q are free. ``preconditioned``: only Γ is, and a layer is one gradient step,
+    w ← w + s_k Γ Xᵀ(y − Xw). ``gd_plus_plus``: B is free too, and the layer also changes the
+    inputs, x ← x − s_k B XᵀX Γᵀ x (GD++, von Oswald et al. 2023)."""
+    context: Literal["prefix", "causal"] = "prefix"
+    """Which examples an example sees in a prefix of k: ``prefix``, all k of it, as in the
+    literature, as if every prefix were a prompt of its own; ``causal``, those up to itself. No
+    difference for one layer."""
+    normalization: Literal["examples", "none"] = "examples"
+    """s_k: ``examples``, 1/k; ``none``, 1."""
+    width: PositiveInt | None = None
+    """H, behind a linear read-in; None: the tokens themselves, d + 1 features."""
+    mlp_width: PositiveInt | None = None
+    """Hidden units of an MLP behind each attention; None: no MLP."""
+
+    @model_validator(mode="after")
+    def _theory_has_one_head_on_plain_tokens(self) -> "LinearAttentionConfig":
+        if self.matrices != "full" and (self.num_heads > 1 or self.width is not None):
+            raise ValueError(
+                f"matrices={self.matrices!r} with num_heads={self.num_heads}, width={self.width}; "
+                "allowed: num_heads=1 and width=None, or matrices='full'"
+            )
+        return self
+
+
+class FullMatrices(nn.Module):
+    """Q (which examples matter to a token) and V (what they change in it), free, each (M, H, H)."""
+
+    def __init__(self, num_heads: int, width: int):
+        super().__init__()
+        self.query_key = nn.Parameter(torch.zeros(num_heads, width, width))
+        self.value = nn.Parameter(torch.zeros(num_heads, width, width))
+
+    def forward(
+        self,
+    ) -> tuple[Float[Tensor, "head width width"], Float[Tensor, "head width width"]]:
+        """Q and V."""
+        return self.query_key, self.value
+
+
+class GradientStep(nn.Module):
+    """The Q and V of one preconditioned gradient step: Γ (d, d) is free, and for GD++ B (d, d)."""
+
+    def __init__(self, dim: int, changes_inputs: bool):
+        super().__init__()
+        self.preconditioner = nn.Parameter(torch.zeros(dim, dim))
+        self.input_change = nn.Parameter(torch.zeros(dim, dim)) if changes_inputs else None
+
+    def forward(
+        self,
+    ) -> tuple[Float[Tensor, "head width width"], Float[Tensor, "head width width"]]:
+        """Q = [[0, 0], [0, Γᵀ]] and V = −[[1, 0], [0, B]]."""
+        query_key = F.pad(self.preconditioner.T, (1, 0, 1, 0))
+        inputs = (
+            torch.zeros_like(self.preconditioner)
+            if self.input_change is None
+            else self.input_change
+        )
+        value = torch.block_diag(inputs.new_ones(1, 1), inputs)
+        return query_key.unsqueeze(0), -value.unsqueeze(0)
+
+
+class LinearAttentionLayer(nn.Module):
+    """One layer: linear attention over the examples of each prefix, then an MLP if there is one."""
+
+    def __init__(self, dim: int, config: LinearAttentionConfig):
+        super().__init__()
+        self.config = config
+        width = config.width or dim + 1
+        if config.matrices == "full":
+            self.matrices = FullMatrices(config.num_heads, width)
+        else:
+            self.matrices = GradientStep(dim, changes_inputs=config.matrices == "gd_plus_plus")
+        self.mlp = None
+        if config.mlp_width is not None:
+            self.mlp = nn.Sequential()
+            self.mlp.add_module("mlp_in", nn.Linear(width, config.mlp_width))
+            self.mlp.add_module("gelu", nn.GELU(approximate="tanh"))
+            self.mlp.add_module("mlp_out", nn.Linear(config.mlp_width, width))
+
+    def forward(
+        self, hidden: Float[Tensor, "batch token width"]
+    ) -> Float[Tensor, "batch token width"]:
+        """From one residual stream (B, T, H) to the next; T as the context has it."""
+        step = self._prefix_step if self.config.context == "prefix" else self._causal_step
+        hidden = hidden + step(hidden)
+        return hidden if self.mlp is None else hidden + self.mlp(hidden)
+
+    def _causal_step(self, hidden: Tensor) -> Tensor:
+        """Running sums of z zᵀ: token 2k has seen k examples, token 2k+1 its own as well."""
+        examples = hidden[:, 1::2]
+        outer = (examples.unsqueeze(-1) * examples.unsqueeze(-2)).cumsum(1)
+        moments = torch.cat(
+            (torch.zeros_like(hidden[:, :1, :, None] * hidden[:, :1, None]), outer), dim=1
+        )
+        seen = (torch.arange(hidden.shape[1], device=hidden.device) + 1) // 2
+        return torch.einsum("btgh,bth->btg", self._operators(moments)[:, seen], hidden)
+
+    def _prefix_step(self, hidden: Tensor) -> Tensor:
+        """Sums of z zᵀ over the examples as each prefix has changed them: one prompt a prefix."""
+        num_examples = isqrt(hidden.shape[1])
+        hidden = hidden.unflatten(1, (num_examples, num_examples))  # (B, prefix, token, H)
+        is_example = hidden.new_ones(num_examples, num_examples).tril(-1).unsqueeze(-1)
+        examples = hidden * is_example
+        operators = self._operators(examples.mT @ examples)
+        return (hidden @ operators.mT).flatten(1, 2)
+
+    def _operators(self, moments: Float[Tensor, "batch example width width"]) -> Tensor:
+        """What each prefix applies to its tokens, s_k Σ_h V_h (Σ_i z_i z_iᵀ) Q_h, (B, n, H, H)."""
+        query_key, value = self.matrices()
+        if self.config.normalization == "examples":
+            seen = torch.arange(moments.shape[1], device=moments.device).clamp(min=1)
+            moments = moments / seen[:, None, None]
+        return (value @ moments.unsqueeze(2) @ query_key).sum(2)
+
+
+class LinearAttention(nn.Module):
+    """A linear-attention learner for prompts of any length in ``dim`` dimensions.
+
+    A residual stream holds, for ``context: causal``, the 2n−1 tokens of `joint_tokens`; for
+    ``prefix`` the n² tokens of n prompts: token k·n + i is example i+1 of prefix k if i < k, its
+    query if i = k, and unused if i > k.
+
+    Args:
+        dim: d, the dimension of x.
+        config: depth, heads, form.
+    """
+
+    num_examples = None
+
+    def __init__(self, dim: int, config: LinearAttentionConfig):
+        super().__init__()
+        self.dim, self.config = dim, config
+        self.read_in = self.read_out = None
+        if config.width is not None:
+            self.read_in = nn.Linear(dim + 1, config.width, bias=False)
+            self.read_out = nn.Linear(config.width, 1, bias=False)
+        self.blocks = nn.ModuleList(
+            LinearAttentionLayer(dim, config) for _ in range(config.num_layers)
+        )
+
+    def initialize(self, rng: torch.Generator) -> "LinearAttention":
+        """Draw initial weights: N(0, (0.3/H)²) for V, Q, Γ and B, N(0, 1/fan_in) for the others."""
+        draw_weights(self, rng, num_branches=2 * self.config.num_layers)
+        for block in self.blocks:
+            for parameter in block.matrices.parameters():
+                nn.init.normal_(parameter, std=0.3 / parameter.shape[-1], generator=rng)
+        return self
+
+    def forward(
+        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
+    ) -> Float[Tensor, "batch example"]:
+        """Predict every y from the examples before it: ``predictions[:, k]`` has seen k examples.
+
+        Cost: O(B n H³ M) a layer for ``causal``, and O(B n² H²) more for ``prefix``.
+
+        Args:
+            xs: (B, n, d).
+            ys: (B, n); the last one is never read.
+
+        Raises:
+            ValueError: if the prompt is of another dimension.
+        """
+        return predict_from(self, self.embed(xs, ys), layer=0)
+
+    def embed(
+        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
+    ) -> Float[Tensor, "batch token width"]:
+        """The tokens that enter the first layer, (B, 2n−1, H) or (B, n², H)."""
+        check_size(self, xs)
+        tokens = joint_tokens(xs, ys)
+        if self.config.context == "prefix":
+            num_examples = xs.shape[1]
+            examples, queries = F.pad(tokens[:, 1::2], (0, 0, 0, 1)), tokens[:, ::2]
+            place = torch.arange(num_examples, device=xs.device)
+            examples = examples.unsqueeze(1) * (place < place[:, None]).unsqueeze(-1)
+            queries = queries.unsqueeze(1) * (place == place[:, None]).unsqueeze(-1)
+            tokens = (examples + queries).flatten(1, 2)
+        return tokens if self.read_in is None else self.read_in(tokens)
+
+    def prediction_tokens(self, num_tokens: int) -> slice:
+        """Where the queries are."""
+        return slice(0, None, 2 if self.config.context == "causal" else isqrt(num_tokens) + 1)
+
+    def read(self, hidden: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch"]:
+        """What a token of the last residual stream predicts: −y, or what the read-out gives."""
+        return -hidden[..., 0] if self.read_out is None else self.read_out(hidden).squeeze(-1)

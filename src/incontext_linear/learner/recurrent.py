@@ -1,0 +1,103 @@
+"""A GRU or LSTM on the paper's interleaved tokens: in-context learning with a state of fixed size.
+
+Layers are PyTorch's own, one after another, without residual connections: the stream that a layer
+leaves is its hidden state after each token. There are no positions, so prompts may be of any
+length.
+
+Shape letters: B prompts, n examples, d dimensions, T = 2n−1 tokens, H width.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from incontext_linear.config import Config
+from incontext_linear.learner.base import check_size, draw_weights, predict_from
+from incontext_linear.learner.transformer import tokenize
+
+
+class RecurrentConfig(Config):
+    """Shape of a recurrent learner."""
+
+    type: Literal["gru", "lstm"] = "gru"
+    num_layers: PositiveInt = 2
+    width: PositiveInt = 128
+    """Hidden units of each layer."""
+
+
+class RecurrentLayer(nn.Module):
+    """One layer of PyTorch's GRU or LSTM, from zero state; returns the hidden state after each
+    token."""
+
+    def __init__(self, kind: str, width: int):
+        super().__init__()
+        cell = {"gru": nn.GRU, "lstm": nn.LSTM}[kind]
+        self.cell = cell(width, width, batch_first=True)
+
+    def forward(
+        self, hidden: Float[Tensor, "batch token width"]
+    ) -> Float[Tensor, "batch token width"]:
+        """(B, T, H) to (B, T, H)."""
+        return self.cell(hidden)[0]
+
+
+class Recurrent(nn.Module):
+    """A GRU or LSTM learner for prompts of any length in ``dim`` dimensions.
+
+    Args:
+        dim: d, the dimension of x.
+        config: kind, depth, width.
+    """
+
+    num_examples = None
+
+    def __init__(self, dim: int, config: RecurrentConfig):
+        super().__init__()
+        self.dim, self.config = dim, config
+        self.read_in = nn.Linear(dim + 1, config.width)
+        self.blocks = nn.ModuleList(
+            RecurrentLayer(config.type, config.width) for _ in range(config.num_layers)
+        )
+        self.read_out = nn.Linear(config.width, 1)
+
+    def initialize(self, rng: torch.Generator) -> "Recurrent":
+        """Draw initial weights: N(0, 1/fan_in) matrices; biases 0, but 1 at an LSTM's forget
+        gate."""
+        draw_weights(self, rng)
+        if self.config.type == "lstm":
+            width = self.config.width
+            for block in self.blocks:
+                nn.init.ones_(block.cell.bias_ih_l0.data[width : 2 * width])
+        return self
+
+    def forward(
+        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
+    ) -> Float[Tensor, "batch example"]:
+        """Predict every y from the examples before it: ``predictions[:, k]`` has seen k examples.
+
+        Args:
+            xs: (B, n, d).
+            ys: (B, n); the last one is never read.
+
+        Raises:
+            ValueError: if the prompt is of another dimension.
+        """
+        return predict_from(self, self.embed(xs, ys), layer=0)
+
+    def embed(
+        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
+    ) -> Float[Tensor, "batch token width"]:
+        """The tokens behind the read-in, (B, 2n−1, H)."""
+        check_size(self, xs)
+        return self.read_in(tokenize(xs, ys))
+
+    def prediction_tokens(self, num_tokens: int) -> slice:
+        """The x-tokens."""
+        return slice(0, None, 2)
+
+    def read(self, hidden: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch"]:
+        """What a token's hidden state predicts."""
+        return self.read_out(hidden).squeeze(-1)

@@ -1,0 +1,128 @@
+"""The project as a user has it: a copy of its tree, and Kedro's commands in it.
+
+A command starts a process only where the process is what a test is about; `kedro` gives the same
+commands to Kedro's command line in this process, which saves the many seconds of imports.
+"""
+
+import contextlib
+import io
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+from click.testing import CliRunner
+from kedro.framework.cli.cli import KedroCLI
+from kedro.framework.project import settings
+from mlflow.entities import Run
+from mlflow.tracking import fluent
+
+from incontext_linear.tracking import Tracking
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A command's exit status, and all it said: printed, logged and raised."""
+
+    returncode: int
+    output: str
+
+    @property
+    def says(self) -> str:
+        """The output in one line, since a terminal wraps long ones."""
+        return " ".join(self.output.split())
+
+
+def copy_project(target: Path, *more: str) -> Path:
+    """Copy what Kedro reads of the project, and ``more`` of its folders, to ``target``."""
+    for name in ("conf", *more):
+        shutil.copytree(ROOT / name, target / name)
+    for name in ("pyproject.toml", ".telemetry"):
+        shutil.copy(ROOT / name, target)
+    (target / "src").mkdir()  # Kedro wants the folder; the package is the one under test
+    return target
+
+
+def kedro(project: Path, *arguments: str) -> Outcome:
+    """``kedro …`` in a project's folder, in this process."""
+    with _in_project(project) as log:
+        result = CliRunner().invoke(KedroCLI(project), list(arguments), prog_name="kedro")
+        raised = ""
+        if result.exc_info and not isinstance(result.exception, SystemExit | None):
+            raised = "".join(traceback.format_exception(*result.exc_info))
+        return Outcome(result.exit_code, result.output + log.getvalue() + raised)
+
+
+def kedro_process(folder: Path, *arguments: str) -> Outcome:
+    """``kedro …`` in a folder, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "kedro", *arguments],
+        cwd=folder,
+        env=os.environ | {"DO_NOT_TRACK": "1", "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return Outcome(done.returncode, done.stdout + done.stderr)
+
+
+@contextlib.contextmanager
+def _in_project(project: Path) -> Iterator[io.StringIO]:
+    """Work in a project's folder; what Kedro and MLflow change in the process is undone.
+
+    Yields:
+        What is logged meanwhile.
+    """
+    log = io.StringIO()
+    handler, root = logging.StreamHandler(log), logging.getLogger()
+    path, environment = list(sys.path), dict(os.environ)
+    root.addHandler(handler)
+    try:
+        with contextlib.chdir(project):
+            yield log
+    finally:
+        root.removeHandler(handler)
+        forget_runs()
+        sys.path[:] = path
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+def forget_runs() -> None:
+    """Forget the run, the database and the experiment that MLflow and its hook remember.
+
+    A run that is still open is ended as MLflow ends it with the process.
+    """
+    while mlflow.active_run():
+        mlflow.end_run()
+    for hook in settings.HOOKS:
+        if isinstance(hook, Tracking):
+            hook.run_id = None
+    mlflow.set_tracking_uri(None)
+    mlflow.set_registry_uri("")
+    fluent._active_experiment_id = None
+
+
+def client(project: Path) -> mlflow.MlflowClient:
+    """MLflow, as the project's runs use it."""
+    return mlflow.MlflowClient(f"sqlite:///{project}/mlflow.db")
+
+
+def runs(project: Path) -> list[Run]:
+    """All runs that MLflow holds of a project, newest first."""
+    experiments = [found.experiment_id for found in client(project).search_experiments()]
+    return list(client(project).search_runs(experiments, order_by=["attributes.start_time DESC"]))
+
+
+def report(project: Path, name: str) -> pd.DataFrame:
+    """A table of ``data/test/08_reporting``."""
+    return pd.read_parquet(project / "data/test/08_reporting" / f"{name}.parquet")
