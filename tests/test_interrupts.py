@@ -9,6 +9,8 @@ import pytest
 
 from incontext_linear.interrupts import interruptible
 
+pytestmark = pytest.mark.slow
+
 WORK = """
 import signal, sys, time
 from incontext_linear.interrupts import interruptible

@@ -5,7 +5,7 @@ It asks the questions that need no hook before anything is written: whether the 
 carried out, and whether another run is at work on the same files.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -87,10 +87,13 @@ def check_runner(runner: str, is_async: bool) -> None:
         )
 
 
-def _check_filters(pipeline_names: Any = None, **options: Any) -> None:
+def _check_filters(
+    pipeline_name: str | None = None, pipeline_names: Iterable[str] | None = None, **options: Any
+) -> None:
     """Let Kedro's own errors about nodes and tags that do not exist come early, and as one line."""
-    pipelines.set_requested(list(pipeline_names) if pipeline_names else None)
-    chosen = sum((pipelines[n] for n in pipeline_names or ["__default__"]), Pipeline([]))
+    names = [pipeline_name] if pipeline_name else list(pipeline_names or ())
+    pipelines.set_requested(names or None)
+    chosen = sum((pipelines[name] for name in names or ["__default__"]), Pipeline([]))
     filters = ("tags", "node_names", "from_nodes", "to_nodes", "from_inputs", "to_outputs")
     given = {name: options[name] for name in filters if options.get(name)}
     if options.get("namespaces"):

@@ -14,6 +14,8 @@ from incontext_linear.training import Recipe, train
 from incontext_linear.training.checkpoints import Checkpoint, CheckpointStore
 from incontext_linear.training.config import TrainingConfig
 
+pytestmark = pytest.mark.slow
+
 TASK, MODEL = TaskConfig(dim=2, num_examples=4), ModelConfig(num_layers=1, num_heads=2, width=8)
 TRAINING = TrainingConfig(num_steps=12, batch_size=4, log_every=3, checkpoint_every=4)
 RECIPE = Recipe(TASK, MODEL, TRAINING, seed=0)

@@ -15,6 +15,8 @@ from support.projects import ROOT, copy_project, kedro, statuses
 
 from incontext_linear import datasets
 
+pytestmark = pytest.mark.slow
+
 TEST = ("run", "--env", "test", "--pipelines", "data_generation")
 
 

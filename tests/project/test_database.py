@@ -12,7 +12,8 @@ from mlflow import MlflowClient
 
 from incontext_linear.database import DatabaseError, database_file, ensure_database
 
-pytestmark = pytest.mark.filterwarnings("default")  # MLflow's libraries warn of each other
+# MLflow's libraries warn of each other.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 MAKE = """
 import sys

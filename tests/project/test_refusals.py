@@ -16,7 +16,7 @@ from incontext_linear.cli import run
 from incontext_linear.locks import LOCK_FILE
 from incontext_linear.session import ProjectSession
 
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 
 PROMPTS = {"pipeline_names": ["data_generation"], "node_names": ["draw_probing_prompts"]}

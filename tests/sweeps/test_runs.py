@@ -17,17 +17,20 @@ from pathlib import Path
 import mlflow
 import psutil
 import pytest
+import torch
 from distributed import Client
 from kedro.framework.startup import bootstrap_project
 from rich.console import Console
 from support.project import copy_project
 
+from incontext_linear.learner.saved import load_learner
 from incontext_linear.sweeps import engine
 from incontext_linear.sweeps.config import SweepError
 from incontext_linear.sweeps.driver import Cluster, run_sweep, show_list, show_status
 from incontext_linear.sweeps.project import Project
 from incontext_linear.sweeps.state import NOTHING_YET, VariantFolder
 from incontext_linear.sweeps.variants import Variant, VariantTask
+from incontext_linear.training import train
 
 # The driver runs in this process, and with it Kedro, MLflow and Dask, who warn of each other.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
@@ -236,6 +239,18 @@ def test_a_damaged_learner_is_trained_again_and_so_is_one_of_other_threads(path,
     file.write_bytes(content[:-1])
     assert not is_trained(learner, recipe, 1)
     file.write_bytes(content)
+
+
+def test_a_variants_learner_is_the_one_that_training_alone_gives(path, run):
+    variant, folder = first_variant(path, "tiny")
+    swept = load_learner(folder.path / "06_models/learner.safetensors")
+    before = torch.get_num_threads()
+    torch.set_num_threads(variant.num_threads)
+    alone = train(variant.parameters.recipe, "cpu")
+    torch.set_num_threads(before)
+    assert alone.record == swept.record
+    for name, tensor in alone.model.state_dict().items():
+        assert torch.equal(tensor, swept.model.state_dict()[name])
 
 
 def test_the_learner_is_looked_for_where_the_catalog_keeps_it(path, run):

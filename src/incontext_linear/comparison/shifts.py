@@ -11,7 +11,6 @@ every x is a query first and an example after, each k is then asked by prompts o
 only the query after k examples is another one (`incontext_linear.comparison.conditions`).
 """
 
-import importlib
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from incontext_linear.dotted import import_dotted
 from incontext_linear.predictors.validation import Number, check_real
 from incontext_linear.tasks import Prompts
 
@@ -539,12 +539,11 @@ def find_shift(kind: str) -> type:
     known = f"shifts that exist are {', '.join(SHIFTS)}, and dotted paths of your own classes"
     if kind in SHIFTS:
         return SHIFTS[kind]
-    module, _, attribute = kind.rpartition(".")
-    if not module:
+    if "." not in kind:
         raise ValueError(f"unknown shift {kind!r}; {known}")
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        found = import_dotted(kind)
+    except ValueError as error:
         raise ValueError(f"cannot import the shift {kind!r} ({error}); {known}") from error
     if not (inspect.isclass(found) and issubclass(found, PromptShift | QueryShift)):
         raise ValueError(f"{kind!r} is no PromptShift or QueryShift; {known}")

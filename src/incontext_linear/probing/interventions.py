@@ -12,7 +12,6 @@ An intervention is a small class (`Intervention`) that the parameters name; the 
 `minimal_edit`, `pattern_edit`, `interchange_attended` and `interchange_context`.
 """
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from incontext_linear.config import BootstrapConfig
+from incontext_linear.dotted import import_dotted
 from incontext_linear.learner.base import ContinuableLearner, predict_from, residual_streams
 from incontext_linear.learner.saved import Learner
 from incontext_linear.probing.config import INTERVENTIONS, RANDOM, ProbingConfig
@@ -204,20 +204,25 @@ def _build(name: str) -> Intervention:
         return _OWN[name]
     if name.endswith(RANDOM):
         return RandomDirection(_build(name.removesuffix(RANDOM)))
-    module, _, attribute = name.rpartition(".")
     try:
-        method = getattr(importlib.import_module(module), attribute)()
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        kind = import_dotted(name)
+    except ValueError as error:
         raise ValueError(
             f"cannot import or make the intervention {name!r} ({error}); allowed: the path of a "
             "class that is made without arguments"
         ) from error
-    if not isinstance(method, Intervention):
+    if not (isinstance(kind, type) and issubclass(kind, Intervention)):
         raise ValueError(
             f"{name!r} is not an intervention; allowed: a subclass of {Intervention.__module__}."
             f"{Intervention.__name__}"
         )
-    return method
+    try:
+        return kind()
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"cannot import or make the intervention {name!r} ({error}); allowed: the path of a "
+            "class that is made without arguments"
+        ) from error
 
 
 class Pairs(NamedTuple):
