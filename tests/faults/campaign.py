@@ -2,12 +2,11 @@
 
     PYTHONPATH=src:tests python -m faults.campaign --trials 4 --seed 0
 
-Each kind of fault is tried so often in copies of the project (bits and ends of files a hundred times
-as often, since that starts no process). A trial is held if what a user finds afterwards is right:
-the files of an unbroken run, or the old ones, never a mixture; an exit status and one line instead
-of a traceback; no run that MLflow thinks is still running once the next one has started; and a
-project that goes on.
-"""
+Each kind of fault is tried so often in copies of the project (bits and ends of files a hundred
+times as often, since that starts no process). A trial is held if what a user finds afterwards is
+right: the files of an unbroken run, or the old ones, never a mixture; an exit status and one line
+instead of a traceback; no run that MLflow thinks is still running once the next one has started;
+and a project that goes on."""
 
 import argparse
 import hashlib

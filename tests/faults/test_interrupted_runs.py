@@ -6,6 +6,8 @@ import signal
 import pytest
 from support.projects import await_, copy_project, kedro, mlflow_runs, snapshot, start, statuses
 
+pytestmark = pytest.mark.slow
+
 TEST = ("run", "--env", "test")
 ENDLESS = (
     *TEST,
