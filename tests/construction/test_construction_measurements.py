@@ -167,6 +167,7 @@ def test_figures_are_drawn(sizes, errors, constants):
     drawn.canvas.draw()
 
 
+@pytest.mark.slow
 def test_the_documentation_figures_are_written_by_one_command(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["figures", str(tmp_path)])
     monkeypatch.setattr("incontext_linear.construction.config.ConstructionConfig", lambda: SMALL)
