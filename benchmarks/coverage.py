@@ -305,6 +305,7 @@ def main() -> None:
         *means(spds["ols"], 1024, repetitions, range(1, spds["ols"].shape[1])),
         *means(spds["ols"], 4096, repetitions, SOME),
         *means(spds["ols"], 16_384, few, NEAR_DIM),
+        *means(spds["ols"], 65_536, few, NEAR_DIM),
         *shapes(1024, repetitions),
         *ratios(spds, 1024, repetitions),
         *seeds(spds["ols"], 1024, few),

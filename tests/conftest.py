@@ -7,9 +7,13 @@ not at all.
 import os
 from importlib.util import find_spec
 
+# Threads that wait for each other sleep instead of spinning, which costs tiny networks many times
+# their own work once anything else wants the cores. Must be set before PyTorch loads OpenMP.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("DO_NOT_TRACK", "1")
+
 import torch
 
-os.environ.setdefault("DO_NOT_TRACK", "1")
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 

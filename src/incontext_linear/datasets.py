@@ -15,7 +15,7 @@ from kedro_datasets_experimental.safetensors import SafetensorsDataset
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from incontext_linear.files import replace_atomically
+from incontext_linear.files import replace_atomically, write_text
 from incontext_linear.learner.saved import Learner, load_learner, save_learner
 from incontext_linear.training.checkpoints import CheckpointStore
 
@@ -205,3 +205,57 @@ class AtomicFigureDataset(MatplotlibDataset):
                 data
             ),
         )
+
+
+class AtomicTextDataset(AbstractDataset[str, str]):
+    """A local text file; a write that fails half-way leaves the old one as it was.
+
+    Args:
+        filepath: where it lies.
+        metadata: for other tools, such as kedro-viz.
+    """
+
+    def __init__(self, filepath: str, metadata: dict[str, Any] | None = None):
+        self._filepath = Path(filepath)
+        self.metadata = metadata
+
+    def load(self) -> str:
+        """The text."""
+        return self._filepath.read_text()
+
+    def save(self, data: str) -> None:
+        """Write to a file beside the target, which then takes its place."""
+        write_text(self._filepath, data)
+
+    def _exists(self) -> bool:
+        return self._filepath.exists()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}
+
+
+class RunTagsDataset(AbstractDataset[dict[str, str], dict[str, str]]):
+    """Tags of the MLflow run that is open, so that runs can be found and sorted by them."""
+
+    def __init__(self, metadata: dict[str, Any] | None = None):
+        self.metadata = metadata
+
+    def load(self) -> dict[str, str]:
+        """The tags of the run that is open; none if there is none."""
+        import mlflow
+
+        run = mlflow.active_run()
+        return dict(mlflow.get_run(run.info.run_id).data.tags) if run else {}
+
+    def save(self, data: dict[str, str]) -> None:
+        """Set the tags, where a run is open."""
+        import mlflow
+
+        if mlflow.active_run():
+            mlflow.set_tags(data)
+
+    def _exists(self) -> bool:
+        return False
+
+    def _describe(self) -> dict[str, Any]:
+        return {}

@@ -10,12 +10,23 @@ saves.
 
 import argparse
 import logging
+import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import click
 from kedro.framework.cli.utils import _split_params
+from kedro.io import DataCatalog
 
-from incontext_linear.environment import read_environment
+from incontext_linear.environment import (
+    ConfigurationError,
+    environment_data,
+    read_environment,
+    sole_run,
+)
+from incontext_linear.interrupts import interruptible
+from incontext_linear.parameters import ParameterError, Parameters
 from incontext_linear.progress import training_progress
 from incontext_linear.training import train
 from incontext_linear.training.processes import process_group
@@ -26,6 +37,16 @@ def run(project: Path, env: str | None, runtime_parameters: dict[str, Any] | Non
     catalog.
     """
     parameters, catalog = read_environment(project, env, runtime_parameters)
+    with interruptible(), _sole_run(environment_data(project, env)):
+        _train(parameters, catalog)
+
+
+def _sole_run(data: Path) -> AbstractContextManager[None]:
+    """The first process holds the lock for all of them."""
+    return sole_run(data) if os.environ.get("RANK", "0") == "0" else nullcontext()
+
+
+def _train(parameters: Parameters, catalog: DataCatalog) -> None:
     checkpoints = catalog.load("training_checkpoints")
     recipe = parameters.recipe
     with (
@@ -47,7 +68,12 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
-    run(Path.cwd(), arguments.env, _split_params(None, None, arguments.params))
+    try:
+        run(Path.cwd(), arguments.env, _split_params(None, None, arguments.params))
+    except click.ClickException as error:
+        raise SystemExit(f"Error: {error.message}") from None
+    except (ConfigurationError, ParameterError) as error:
+        raise SystemExit(f"Error: {error}") from None
 
 
 if __name__ == "__main__":

@@ -2,14 +2,20 @@
 ``kedro run``.
 """
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
 from kedro.config import AbstractConfigLoader, MissingConfigException, OmegaConfigLoader
 from kedro.io import DataCatalog
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from incontext_linear.files import remove_temporaries
+from incontext_linear.locks import LOCK_FILE, LockedError, exclusive
 from incontext_linear.parameters import Parameters, check_parameters
 
 CONFIG_LOADER_ARGS = {
@@ -20,6 +26,14 @@ CONFIG_LOADER_ARGS = {
     "merge_strategy": {"parameters": "soft", "sweeps": "soft"},
 }
 """How Kedro reads ``conf/``."""
+
+
+logger = logging.getLogger(__name__)
+
+LAYERS = "[0-9][0-9]_*"
+"""The folders of a data folder that a run writes to; beside them lie other environments' folders
+and sweeps, which have writers of their own.
+"""
 
 
 class ConfigurationError(ValueError):
@@ -54,6 +68,47 @@ def data_folder(project: Path, loader: AbstractConfigLoader) -> Path:
     return project / read_configuration(loader, "globals")["data"]
 
 
+@contextmanager
+def sole_run(data: Path) -> Iterator[None]:
+    """Be the only run that writes to a data folder; remove what killed ones left there half-made.
+
+    Raises:
+        click.ClickException: if another run holds the folder, saying which, or it cannot be
+            written to.
+    """
+    lock = exclusive(data / LOCK_FILE)
+    try:
+        lock.__enter__()
+    except LockedError as error:
+        raise click.ClickException(
+            f"{error}. Two runs would mix their results, and the later learner would take the "
+            "place of the earlier one. Wait for it, or give this run files of its own: "
+            "`--env NAME` with a folder conf/NAME whose globals.yml says `data: data/NAME`, or "
+            "`kedro sweep run`, where every variant has a folder"
+        ) from None
+    except OSError as error:
+        raise click.ClickException(f"cannot write to {data}: {error.strerror}") from None
+    try:
+        stale = [path for layer in data.glob(LAYERS) for path in remove_temporaries(layer)]
+        if stale:
+            logger.info("Removed %d unfinished files of a run that was killed", len(stale))
+        yield
+    finally:
+        lock.__exit__(None, None, None)
+
+
+def environment_data(project: Path, env: str | None) -> Path:
+    """The data folder of a Kedro environment."""
+    return data_folder(project, _loader(project, env, None))
+
+
+def _loader(
+    project: Path, env: str | None, runtime_parameters: dict[str, Any] | None
+) -> OmegaConfigLoader:
+    arguments = {**CONFIG_LOADER_ARGS, "runtime_params": runtime_parameters or {}}
+    return OmegaConfigLoader(str(project / "conf"), env=env, **arguments)
+
+
 def read_environment(
     project: Path, env: str | None, runtime_parameters: dict[str, Any] | None = None
 ) -> tuple[Parameters, DataCatalog]:
@@ -63,8 +118,7 @@ def read_environment(
     Kedro's hooks are left out: many processes that each open MLflow's database would trip over one
     another.
     """
-    arguments = {**CONFIG_LOADER_ARGS, "runtime_params": runtime_parameters or {}}
-    loader = OmegaConfigLoader(str(project / "conf"), env=env, **arguments)
+    loader = _loader(project, env, runtime_parameters)
     catalog = read_configuration(loader, "catalog")
     entries = {name: catalog[name] for name in ("learner", "training_checkpoints")}
     for entry in entries.values():

@@ -26,6 +26,7 @@ when a reader may rely on more: from 2 on there is a checksum, and a file withou
 
 _HEADER_KEY = "incontext_linear"
 _TEMPORARY = ".tmp"
+_OS_ERROR = re.compile(r"os error (\d+)")
 _STALE = re.compile(rf"\..*\.[0-9a-f]{{32}}\{_TEMPORARY}.*")
 
 
@@ -53,12 +54,27 @@ def replace_atomically(path: Path, write: Callable[[Path], None]) -> None:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
-        if error.errno is None:
+    except Exception as error:
+        number = _system_error(error, temporary)
+        if number is None:
             raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        raise OSError(number, os.strerror(number), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _system_error(error: BaseException | None, path: Path) -> int | None:
+    """The system's error behind one that a writer raised of the file: libraries wrap it, and
+    safetensors gives its number in words only.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            known = error.filename in (None, str(path), str(path.parent))
+            return error.errno if known else None
+        if isinstance(error, SafetensorError) and (match := _OS_ERROR.search(str(error))):
+            return int(match[1])
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def remove_temporaries(folder: Path, below: bool = True) -> list[Path]:

@@ -15,14 +15,19 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
 from incontext_linear import pipelines
-from incontext_linear.environment import ConfigurationError, data_folder, read_configuration
+from incontext_linear.environment import (
+    ConfigurationError,
+    data_folder,
+    read_configuration,
+    sole_run,
+)
 from incontext_linear.files import UnreadableFileError
 from incontext_linear.learner.saved import check_same_shape
 from incontext_linear.locks import LOCK_FILE, holds
 from incontext_linear.parameters import ParameterError, check_parameters
 from incontext_linear.phase_diagram.variants import PhaseDiagramError
 from incontext_linear.progress import announce
-from incontext_linear.session import VARIANT_IS_SET, sole_run
+from incontext_linear.session import VARIANT_IS_SET
 from incontext_linear.training import TrainingDivergedError
 
 logger = logging.getLogger(__name__)

@@ -11,6 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, NonNegativeInt, ValidationError
 
 from incontext_linear.comparison.config import ComparisonConfig
+from incontext_linear.comparison.identification import IdentificationConfig
 from incontext_linear.config import (
     Config,
     DataGenerationConfig,
@@ -69,6 +70,7 @@ class Parameters(Config):
     """Name → type and arguments; null takes away one that conf/base lists."""
     comparison: ComparisonConfig
     probing: ProbingConfig
+    identification: IdentificationConfig
     construction: ConstructionConfig
     phase_diagram: PhaseDiagramConfig
     variant: VariantConfig | None = None

@@ -90,7 +90,7 @@ def _log_lines(num_steps: int) -> Report:
     def report(progress: TrainingProgress) -> None:
         nonlocal due
         if progress.step >= due:
-            due += num_steps / 10
+            due = progress.step + num_steps / 10  # also after a resume, which begins far on
             logger.info(
                 "training step %d of %d: loss %.3g, SPD to OLS %.3g",
                 progress.step,

@@ -5,10 +5,8 @@ It asks the questions that need no hook before anything is written: whether the 
 carried out, and whether another run is at work on the same files.
 """
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import click
@@ -18,18 +16,9 @@ from kedro.framework.session import KedroSession
 from kedro.pipeline import Pipeline
 from kedro.runner import AbstractRunner
 
-from incontext_linear.environment import ConfigurationError, data_folder
-from incontext_linear.files import remove_temporaries
+from incontext_linear.environment import ConfigurationError, data_folder, sole_run
 from incontext_linear.interrupts import interruptible
-from incontext_linear.locks import LOCK_FILE, LockedError, exclusive
 from incontext_linear.tracking import end_open_runs
-
-logger = logging.getLogger(__name__)
-
-LAYERS = "[0-9][0-9]_*"
-"""The folders of a data folder that a run writes to; beside them lie other environments' folders
-and sweeps, which have writers of their own.
-"""
 
 VARIANT_IS_SET = "variant: set by `kedro sweep run` for each run that it starts; leave it out"
 
@@ -74,35 +63,6 @@ class ProjectSession(KedroSession):
             raise click.ClickException(str(error)) from None
         with sole_run(data):
             yield
-
-
-@contextmanager
-def sole_run(data: Path) -> Iterator[None]:
-    """Be the only run that writes to a data folder; remove what killed ones left there half-made.
-
-    Raises:
-        click.ClickException: if another run holds the folder, saying which, or it cannot be
-            written to.
-    """
-    lock = exclusive(data / LOCK_FILE)
-    try:
-        lock.__enter__()
-    except LockedError as error:
-        raise click.ClickException(
-            f"{error}. Two runs would mix their results, and the later learner would take the "
-            "place of the earlier one. Wait for it, or give this run files of its own: "
-            "`--env NAME` with a folder conf/NAME whose globals.yml says `data: data/NAME`, or "
-            "`kedro sweep run`, where every variant has a folder"
-        ) from None
-    except OSError as error:
-        raise click.ClickException(f"cannot write to {data}: {error.strerror}") from None
-    try:
-        stale = [path for layer in data.glob(LAYERS) for path in remove_temporaries(layer)]
-        if stale:
-            logger.info("Removed %d unfinished files of a run that was killed", len(stale))
-        yield
-    finally:
-        lock.__exit__(None, None, None)
 
 
 def check_runner(runner: str, is_async: bool) -> None:

@@ -23,6 +23,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.environment_variables import MLFLOW_RUN_CONTEXT
 from mlflow.exceptions import MlflowException
+from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
 from incontext_linear.config import Config, flatten
 from incontext_linear.database import DatabaseError, database_file, ensure_database
@@ -76,7 +77,8 @@ class Tracking(MlflowHook):
         )
         if variant:  # runs of this variant whose worker was killed
             kill_open_runs(self.mlflow_config, variant.parent_run_id, variant.name)
-        elif holds(self._data / LOCK_FILE):  # so nobody else is at work there
+        elif holds(self._data / LOCK_FILE) and not self._already_active_mlflow:
+            # Nobody else is at work there.
             kill_dead_runs(self.mlflow_config, self._data)
         born_with = _variant_tags(variant) if variant else {DATA_TAG: str(self._data)}
         # Which runner is no fact about the run: there is but one, and its name is a memory address.
@@ -165,11 +167,15 @@ def _variant_tags(variant: VariantConfig) -> dict[str, str]:
     return tags | ({"mlflow.parentRunId": variant.parent_run_id} if variant.parent_run_id else {})
 
 
-def _fields(name: str, value: Any) -> dict[str, Any]:
-    """A parameter's fields by dotted name; a plain value is its only field."""
+def _fields(name: str, value: Any) -> dict[str, str]:
+    """A parameter's fields by dotted name, as long as MLflow takes them; a plain value is its only
+    field.
+    """
     if isinstance(value, Config):
-        return value.flat(name)
-    return flatten(value, name) if isinstance(value, dict) else {name: value}
+        fields = value.flat(name)
+    else:
+        fields = flatten(value, name) if isinstance(value, dict) else {name: value}
+    return {field: str(value)[:MAX_PARAM_VAL_LENGTH] for field, value in fields.items()}
 
 
 def end_open_runs(status: str) -> None:

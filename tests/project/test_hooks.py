@@ -1,12 +1,17 @@
+import errno
 from pathlib import Path
 
 import click
 import pytest
+from kedro.io import DatasetError
+from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
+from incontext_linear.config import TaskConfig
 from incontext_linear.hooks import ProjectChecks
 from incontext_linear.phase_diagram.variants import PhaseDiagramError
-from incontext_linear.tracking import absolute_sqlite
-from incontext_linear.training import TrainingDivergedError
+from incontext_linear.progress import training_progress
+from incontext_linear.tracking import _fields, absolute_sqlite
+from incontext_linear.training import Progress, TrainingDivergedError
 
 
 @pytest.mark.parametrize(
@@ -39,3 +44,32 @@ def test_on_the_command_line_alone_an_error_that_explains_itself_loses_its_trace
 def test_any_other_error_keeps_its_traceback():
     with click.Context(click.Command("run")):
         ProjectChecks().on_pipeline_error(ValueError("a defect"))
+
+
+def test_parameters_are_logged_field_by_field_and_no_longer_than_mlflow_takes_them():
+    fields = _fields("baselines", {"mine": {"type": "Ridge", "penalties": list(range(5000))}})
+    assert fields["baselines.mine.type"] == "Ridge"
+    assert fields["baselines.mine.penalties"] == str(list(range(5000)))[:MAX_PARAM_VAL_LENGTH]
+    assert _fields("seed", 3) == {"seed": "3"}
+    assert _fields("task", TaskConfig(dim=2))["task.dim"] == "2"
+
+
+def full_disk(path):
+    error = OSError(errno.ENOSPC, "No space left on device", str(path))
+    outer = DatasetError("Failed while saving data")
+    outer.__cause__ = error
+    return outer
+
+
+def test_a_full_disk_is_one_line_with_the_path(tmp_path):
+    with click.Context(click.Command("run")), pytest.raises(click.ClickException) as error:
+        ProjectChecks().on_pipeline_error(full_disk(tmp_path / "a.parquet"))
+    assert f"cannot write or read {tmp_path / 'a.parquet'}: No space left" in error.value.message
+    assert "\n" not in error.value.message
+
+
+def test_after_a_resume_a_log_file_gets_a_line_at_every_tenth_of_the_training(caplog):
+    with caplog.at_level("INFO"), training_progress(1000) as report:
+        for step in range(700, 1001, 10):  # gone on from step 690
+            report(Progress(step, 1.0, 1.0, 0.1))
+    assert [record.args[0] for record in caplog.records] == [700, 800, 900, 1000]

@@ -25,6 +25,7 @@ from incontext_linear.comparison.conditions import (
     measure_structure,
 )
 from incontext_linear.comparison.families import FamilyConfig, Member, build_families
+from incontext_linear.comparison.filters import FilterConfig
 from incontext_linear.comparison.fitting import Away, FittedFamily, fit_family
 from incontext_linear.comparison.shifts import PromptShift, Shift, build_shifts
 from incontext_linear.comparison.symmetries import measure_symmetries
@@ -59,6 +60,16 @@ class IdentificationConfig(Config):
     confidence: OpenFraction = 0.95
     num_resamples: PositiveInt = 200
     thresholds: Thresholds = Thresholds()
+    filters: FilterConfig = FilterConfig()
+    """The spectral filters of the layers."""
+
+    def for_controls(self) -> "IdentificationConfig":
+        """A quarter of the prompts, and no search: for learners that must show nothing."""
+        few = {
+            name: max(16, getattr(self, name) // 4)
+            for name in ("num_calibration_prompts", "num_prompts")
+        }
+        return self.model_copy(update=few | {"num_adversarial_pairs": 0})
 
 
 @dataclass(frozen=True)
@@ -101,6 +112,19 @@ class Identification:
     symmetries: pd.DataFrame
     structure: pd.DataFrame
     verdict: Verdict
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Everything that was measured, by name, with the verdict's evidence and domain."""
+        return {
+            "distances": self.distances,
+            "separations": self.separations,
+            "symmetries": self.symmetries,
+            "structure": self.structure,
+            "numbers": self.fits.numbers,
+            "contexts": self.fits.by_context,
+            "evidence": self.verdict.table(),
+            "domain": self.verdict.domain,
+        }
 
 
 def identify(

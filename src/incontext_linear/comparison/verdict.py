@@ -156,6 +156,23 @@ class Verdict:
             rows.append(row)
         return pd.DataFrame(rows)
 
+    def scalars(self) -> dict[str, float]:
+        """Numbers by which runs can be sorted: the fit at home, the margin, the domain's bounds."""
+        numbers = {
+            "num_survivors": float(len(self.survivors)),
+            "explained_at_home": self.explained_at_home,
+            "separated": self.separated,
+        }
+        weakest = [e.low for e in self.ruled_out.values() if e.kind == "condition"]
+        if weakest:
+            numbers["margin"] = min(weakest)
+        own = self.numbers[self.numbers["family"] == self.reference]
+        numbers |= {f"{row.family}.{row.number}": float(row.value) for row in own.itertuples()}
+        for row in self.domain.itertuples():
+            numbers[f"domain.{row.shift}.low"] = float(row.low)
+            numbers[f"domain.{row.shift}.high"] = float(row.high)
+        return numbers
+
     def words(self, num_evidence: int = 4) -> str:
         """One paragraph, which says no more than the tables."""
         sentences = [

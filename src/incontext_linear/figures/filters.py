@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from incontext_linear.figures.style import INK, LEARNER_COLOR, MUTED, prepare_axes, styles
+from incontext_linear.figures.style import INK, MUTED, prepare_axes, styles
 
 FAMILY_LABELS = {
     "ridge": "ridge, s/(s + λ)",
@@ -111,7 +111,7 @@ def _draw_layer(
         axes.plot(line["position"], line["value"], **look)
     mean = shown["mean"].to_numpy()
     errors = np.abs(shown[["low", "high"]].to_numpy().T - mean)
-    look = {"fmt": "o", "markersize": 3.2, "linewidth": 1.0, "color": LEARNER_COLOR, "zorder": 3}
+    look = {"fmt": "o", "markersize": 3.2, "linewidth": 1.0, "color": INK, "zorder": 3}
     axes.errorbar(shown["position"], mean, errors, label="read from the layer, 95 %", **look)
     axes.set_xscale("log")
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -157,7 +157,7 @@ def plot_shift_curves(distances: pd.DataFrame, num_candidates: int = 5) -> Figur
     grid = figure.subplots(num_rows, num_columns, squeeze=False).flatten()
     for axes, shift in zip(grid, shifts, strict=False):
         rows = shown[shown["shift"] == shift].rename(columns={"distance": "mean"})
-        draw_curves(axes, rows.sort_values("strength"), "strength", "candidate")
+        draw_curves(axes, rows.sort_values("strength"), "strength", "candidate", in_words)
         axes.set_yscale("log")
         prepare_axes(axes, in_words(shift), "strength", "share of Var(y)")
     for axes in grid[len(shifts) :]:
@@ -165,7 +165,7 @@ def plot_shift_curves(distances: pd.DataFrame, num_candidates: int = 5) -> Figur
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(
         handles,
-        map(in_words, labels),
+        labels,
         loc="outside lower center",
         ncols=num_candidates,
         frameon=False,

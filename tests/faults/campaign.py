@@ -1,0 +1,232 @@
+"""Faults made for real, many times over, and a table of what held.
+
+    PYTHONPATH=src:tests python -m faults.campaign --trials 4 --seed 0
+
+Each kind of fault is tried so often in copies of the project (bits and ends of files a hundred times
+as often, since that starts no process). A trial is held if what a user finds afterwards is right:
+the files of an unbroken run, or the old ones, never a mixture; an exit status and one line instead
+of a traceback; no run that MLflow thinks is still running once the next one has started; and a
+project that goes on.
+"""
+
+import argparse
+import hashlib
+import logging
+import os
+import random
+import resource
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from support.projects import copy_project, kedro, start, statuses
+
+from incontext_linear.config import ModelConfig, TaskConfig
+from incontext_linear.files import UnreadableFileError
+from incontext_linear.learner.saved import Learner, load_learner, save_learner
+from incontext_linear.learner.transformer import Transformer
+
+RUN = ("run", "--env", "test", "--pipelines", "data_generation,model_training")
+DRAW = ("run", "--env", "test", "--pipelines", "data_generation")
+
+
+class Laboratory:
+    """A copy of the project with a finished run, and what such a run gives."""
+
+    def __init__(self, folder: Path, rng: random.Random):
+        self.project, self.rng = copy_project(folder / "project"), rng
+        begin = time.monotonic()
+        self._complete(*RUN)
+        self.seconds = time.monotonic() - begin
+        self.complete = files(self.project)
+        self.drawn = {0: {n: h for n, h in self.complete.items() if "05_model_input" in n}}
+        self._complete(*DRAW, "--params", "seed=1")
+        self.drawn[1] = {n: h for n, h in files(self.project).items() if "05_model_input" in n}
+        assert self.drawn[0] != self.drawn[1]
+
+    def _complete(self, *command: str) -> None:
+        status, says = kedro(self.project, *command)
+        assert status == 0, says
+
+    def moment(self) -> float:
+        """Seconds into a run: anywhere, starting and ending included."""
+        return self.rng.uniform(0.02, 1.0) * self.seconds
+
+    def goes_on(self) -> str | None:
+        """What is wrong with the project after a fault, if anything is."""
+        status, says = kedro(self.project, *RUN)
+        if status:
+            return f"the next run fails: {says[-300:]}"
+        if files(self.project) != self.complete:
+            return "the next run gives other files"
+        if "RUNNING" in statuses(self.project):
+            return "MLflow says that a dead run is running"
+        if list(self.project.rglob(".*.tmp*")) or list(self.project.rglob(".lock")):
+            return "temporary files are left"
+        return None
+
+
+def files(project: Path) -> dict[str, str]:
+    """Hashes of all outputs."""
+    return {
+        str(path.relative_to(project)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted((project / "data/test").rglob("*.*"))
+        if path.is_file() and not path.name.startswith(".")
+    }
+
+
+def killed(lab: Laboratory, number: int) -> str | None:
+    """A run is sent a signal at any moment; then the same command is given once more."""
+    (lab.project / "data/test/06_models/learner.safetensors").unlink()
+    process = start(lab.project, *RUN)
+    time.sleep(lab.moment())
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=300)
+    if number == signal.SIGKILL:
+        return lab.goes_on()
+    # Before the project's first line runs, a signal does what it does to any Python program.
+    if process.returncode not in (0, 130, -number):
+        return f"exit status {process.returncode}: {output[-300:]}"
+    if "Traceback" in output and process.returncode != -signal.SIGINT:
+        return f"a traceback: {output[-600:]}"
+    if "RUNNING" in statuses(lab.project):
+        return "MLflow says that the interrupted run is running"
+    return lab.goes_on()
+
+
+def beside(lab: Laboratory) -> str | None:
+    """Two runs with different seeds in one environment, the second a moment after the first."""
+    first = start(lab.project, *DRAW, "--params", "seed=0")
+    time.sleep(lab.rng.uniform(0.0, 0.3) * lab.seconds)
+    second = start(lab.project, *DRAW, "--params", "seed=1")
+    ends = [(p.communicate(timeout=600)[0], p.returncode) for p in (first, second)]
+    done = [seed for seed, (_, status) in enumerate(ends) if status == 0]
+    found = {n: h for n, h in files(lab.project).items() if "05_model_input" in n}
+    if not done or found not in [lab.drawn[seed] for seed in done]:
+        return f"of the seeds {done} that say they are done, the files are of none"
+    if any("is in use by" not in " ".join(out.split()) for out, status in ends if status):
+        return f"refused without saying why: {[out[-200:] for out, _ in ends]}"
+    return None
+
+
+def first_run_killed(lab: Laboratory) -> str | None:
+    """The run that makes MLflow's database is killed while it does."""
+    database = lab.project / "mlflow.db"
+    database.rename(lab.project / "kept.db")
+    process = start(lab.project, *DRAW)
+    while process.poll() is None and not list(lab.project.glob(".mlflow*.tmp.db")):
+        time.sleep(0.02)
+    time.sleep(lab.rng.uniform(0.0, 0.25) * lab.seconds)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    problem = lab.goes_on()
+    (lab.project / "kept.db").rename(database)
+    return problem
+
+
+def first_runs_at_once(lab: Laboratory) -> str | None:
+    """Two first runs in two environments: MLflow's database is made once."""
+    database = lab.project / "mlflow.db"
+    database.rename(lab.project / "kept.db")
+    runs = [
+        start(lab.project, *DRAW),
+        start(lab.project, "run", "--pipelines", "data_generation"),
+    ]
+    ends = [(run.communicate(timeout=600)[0], run.returncode) for run in runs]
+    found = statuses(lab.project) if database.exists() else []
+    (lab.project / "kept.db").rename(database)
+    if [status for _, status in ends] != [0, 0] or found != ["FINISHED", "FINISHED"]:
+        return f"{found}: {[out[-300:] for out, _ in ends]}"
+    return None
+
+
+def full_disk(lab: Laboratory) -> str | None:
+    """No file can grow beyond a random size."""
+    before = files(lab.project)
+    size = int(10 ** lab.rng.uniform(3.0, 6.0))
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))  # noqa: E731
+    status, says = kedro(lab.project, *RUN, "--params", "seed=1", preexec_fn=limit)
+    after = files(lab.project)
+    if status and "Traceback" in says:
+        return f"a traceback at {size} bytes: {says[-600:]}"
+    if list((lab.project / "data").rglob(".*.tmp*")):
+        return "temporary files are left"
+    if any(path not in after for path in before):
+        return "a file is gone"
+    return lab.goes_on()
+
+
+def damaged(lab: Laboratory) -> str | None:
+    """A bit of a learner's file is flipped, or its end is cut off."""
+    path = lab.project / "damaged.safetensors"
+    torch.manual_seed(0)
+    model = ModelConfig(num_layers=1, num_heads=2, width=8)
+    save_learner(path, Learner(Transformer(2, 4, model), TaskConfig(dim=2, num_examples=4), {}))
+    content = bytearray(path.read_bytes())
+    if lab.rng.random() < 0.2:
+        content = content[: lab.rng.randrange(len(content))]
+    else:
+        header = 8 + int.from_bytes(content[:8], "little")
+        content[lab.rng.randrange(lab.rng.choice((header, len(content))))] ^= (
+            1 << lab.rng.randrange(8)
+        )
+    path.write_bytes(content)
+    try:
+        load_learner(path)
+    except UnreadableFileError as error:
+        return "more than one line" if "\n" in str(error) else None
+    return "read without a word"
+
+
+TRIALS: dict[str, tuple[int, Callable[[Laboratory], str | None]]] = {
+    "a run killed at any moment (SIGKILL)": (1, lambda lab: killed(lab, signal.SIGKILL)),
+    "a run interrupted at any moment (SIGINT)": (1, lambda lab: killed(lab, signal.SIGINT)),
+    "a run terminated at any moment (SIGTERM)": (1, lambda lab: killed(lab, signal.SIGTERM)),
+    "the terminal closed at any moment (SIGHUP)": (1, lambda lab: killed(lab, signal.SIGHUP)),
+    "two runs in one environment": (1, beside),
+    "a first run killed while it makes mlflow.db": (1, first_run_killed),
+    "two first runs at once": (1, first_runs_at_once),
+    "no file can grow (full disk)": (1, full_disk),
+    "a learner's file damaged": (100, damaged),
+}
+"""By name: how often for each trial that is asked for, and what is tried."""
+
+
+def run_campaign(num_trials: int, seed: int, only: str = "") -> tuple[str, list[str]]:
+    """Try everything; gives the table and what was lost."""
+    rng, lost = random.Random(seed), []
+    rows = ["| fault | tried | held | lost |", "|---|--:|--:|--:|"]
+    with tempfile.TemporaryDirectory() as folder:
+        lab = Laboratory(Path(folder), rng)
+        for name, (factor, trial) in TRIALS.items():
+            if only not in name:
+                continue
+            problems = [trial(lab) for _ in range(factor * num_trials)]
+            mine = [f"{name}: {problem}" for problem in problems if problem]
+            lost += mine
+            held = len(problems) - len(mine)
+            rows.append(f"| {name} | {len(problems)} | {held} | {len(mine)} |")
+            logging.info("%s", rows[-1])
+    return "\n".join(rows), lost
+
+
+def main() -> None:
+    """Read the command line, run the campaign, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="faults whose name holds this")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    table, lost = run_campaign(arguments.trials, arguments.seed, arguments.only)
+    print(table)
+    print(*lost, sep="\n")
+    raise SystemExit(bool(lost))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main()

@@ -1,0 +1,138 @@
+"""A disk that is full, and one that cannot be written to."""
+
+import contextlib
+import resource
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from kedro.io import DatasetError
+from matplotlib.figure import Figure
+from support.projects import ROOT, copy_project, kedro, statuses
+
+from incontext_linear import datasets
+
+TEST = ("run", "--env", "test", "--pipelines", "data_generation")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    project = copy_project(tmp_path_factory.mktemp("full"))
+    status, says = kedro(project, *TEST)
+    assert status == 0, says
+    return project
+
+
+def no_file_larger_than(size):
+    """What a process that is started with it gets from the system is an error, as on a full
+    disk, as soon as a file would grow beyond that size.
+    """
+    return {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))}
+
+
+def outputs(project):
+    return {path: path.read_bytes() for path in (project / "data/test").rglob("*.safetensors")}
+
+
+def test_where_a_file_cannot_be_written_one_line_says_so_and_the_old_one_stays(project):
+    before = outputs(project)
+    more = ("--params", "data_generation.num_probing_prompts=100000")
+    status, says = kedro(project, *TEST, *more, **no_file_larger_than(4_000_000))
+    assert status == 1
+    path = project / "data/test/05_model_input/probing_prompts.safetensors"
+    assert f"Error: cannot write or read {path}: File too large; what was there before" in says
+    assert "Traceback" not in says
+    assert outputs(project)[path] == before[path]
+    assert not list((project / "data").rglob(".*.tmp*"))
+    assert not (project / "data/test/.lock").exists()
+    assert statuses(project) == ["FINISHED", "FAILED"]
+
+
+def test_where_mlflows_database_cannot_be_made_one_line_says_so_and_none_is_left(project):
+    database = project / "mlflow.db"
+    kept = database.rename(project / "kept.db")
+    status, says = kedro(project, *TEST, **no_file_larger_than(200_000))
+    assert status == 1
+    assert f"MLflow's database {database} cannot be made" in says
+    assert "Traceback" not in says
+    assert not database.exists()
+    assert not list(project.glob(".mlflow*"))
+    kept.rename(database)
+
+
+def test_a_folder_that_is_a_file_is_named(project):
+    other = project / "conf/other"
+    other.mkdir()
+    (other / "globals.yml").write_text("data: pyproject.toml\nshipped_learner: null\n")
+    status, says = kedro(project, "run", "--env", "other", "--pipelines", "data_generation")
+    assert status == 1
+    assert f"cannot write to {project / 'pyproject.toml'}" in says
+    assert "Traceback" not in says
+
+
+@contextlib.contextmanager
+def full_disk():
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def noise(size):
+    figure = Figure()
+    figure.subplots().imshow(np.random.default_rng(0).random((size, size)))
+    return figure
+
+
+@pytest.mark.parametrize(
+    ("kind", "ending", "small", "large"),
+    [
+        ("AtomicCSVDataset", "csv", pd.DataFrame({"a": [1]}), pd.DataFrame({"a": range(9999)})),
+        (
+            "AtomicParquetDataset",
+            "parquet",
+            pd.DataFrame({"a": [1]}),
+            pd.DataFrame({"a": np.random.default_rng(0).random(9999)}),
+        ),
+        ("AtomicSafetensorsDataset", "safetensors", {"a": torch.ones(1)}, {"a": torch.ones(9999)}),
+        ("AtomicFigureDataset", "png", None, noise(300)),
+    ],
+)
+def test_whatever_is_written_to_a_full_disk_the_old_file_stays_and_no_other(
+    tmp_path, kind, ending, small, large
+):
+    path = tmp_path / f"file.{ending}"
+    dataset = getattr(datasets, kind)(filepath=str(path))
+    if small is None:
+        path.write_bytes(b"an old figure")
+    else:
+        dataset.save(small)
+    before = path.read_bytes()
+    with full_disk(), pytest.raises((DatasetError, OSError)) as error:
+        dataset.save(large)
+    assert str(path) in str(error.value.__cause__ or error.value)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    dataset.save(large)
+    assert path.stat().st_size > 4096
+    plt.close("all")
+
+
+def test_every_dataset_that_a_run_writes_passes_through_the_atomic_writer():
+    kinds = set()
+    for path in (ROOT / "conf").rglob("catalog*.yml"):
+        for entry in yaml.safe_load(path.read_text()).values():
+            if not isinstance(entry, dict) or "sweeps/" in str(entry.get("path")):
+                continue  # an anchor; what the phase diagram only reads
+            inner = entry.get("dataset", entry)
+            if "filepath" in inner or "path" in inner:
+                kinds.add(inner["type"])
+    own = {"Parquet", "CSV", "Figure", "Safetensors"}
+    expected = {f"incontext_linear.datasets.Atomic{kind}Dataset" for kind in own}
+    others = {f"incontext_linear.datasets.{kind}Dataset" for kind in ("Learner", "Checkpoints")}
+    assert kinds == expected | others
