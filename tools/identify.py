@@ -1,9 +1,10 @@
 """Which algorithm do saved learners follow? ``python -m tools.identify LEARNER.safetensors …``
 
 Runs the whole method of `comparison.identification`, and the spectral filters of every layer, on
-each learner, as the pipeline `identification` does on one. Writes a folder a learner with its tables
-and its verdict in words and as JSON, and ``over_learners.csv``: for how many of them each candidate
-survives. With ``--summarize`` nothing is measured: the JSON files of the folders given are counted.
+each learner, as the pipeline `identification` does on one. Writes a folder a learner with its
+tables and its verdict in words and as JSON, and ``over_learners.csv``: for how many of them each
+candidate survives. With ``--summarize`` nothing is measured: the JSON files of the folders given
+are counted.
 """
 
 import argparse
