@@ -30,6 +30,7 @@ from pydantic import PositiveFloat
 from incontext_linear.comparison.conditions import BY_CONTEXT, HOME
 from incontext_linear.comparison.symmetries import LEARNER, SYMMETRIES
 from incontext_linear.config import Config, OpenFraction
+from incontext_linear.predictors.validation import Number
 
 
 class Thresholds(Config):
@@ -274,7 +275,7 @@ def judge(
     structure: pd.DataFrame,
     numbers: pd.DataFrame,
     members: Mapping[str, str],
-    homes: Mapping[str, float | None],
+    homes: Mapping[str, Number | None],
     thresholds: Thresholds | None = None,
 ) -> Verdict:
     """Judge a learner.
@@ -478,7 +479,7 @@ def _departures(
 
 
 def domain_of_validity(
-    distances: pd.DataFrame, candidate: str, homes: Mapping[str, float | None], explained: float
+    distances: pd.DataFrame, candidate: str, homes: Mapping[str, Number | None], explained: float
 ) -> pd.DataFrame:
     """How far from home a candidate explains the learner, all k that were looked at together.
 
