@@ -222,9 +222,8 @@ class Verdict:
         ended = self.domain[~self.domain["holds_throughout"]]
         parts = []
         if held:
-            parts.append(
-                f"in the mean over k it explains ≥ {limit} under {_listed([_plain(name) for name in held])}"
-            )
+            shifts = _listed([_plain(name) for name in held])
+            parts.append(f"in the mean over k it explains ≥ {limit} under {shifts}")
         bounds = [_bounds(row) for row in ended.itertuples()]
         if bounds:
             start = "and" if held else f"in the mean over k it explains {limit}"
