@@ -31,7 +31,8 @@ def answer(position: int, seed: int, task: TaskConfig, settings: IdentificationC
     found = identify(learner.predictor, task, settings, seed=100 + seed)
     row = answer_row(learner, found.verdict)
     row |= {"seconds": time.perf_counter() - start, "words": found.verdict.words()}
-    print(f"{row['learner']}: {row['named']} ({row['survivors']})", flush=True)
+    doubt = "" if found.verdict.confident else " in its domain alone"
+    print(f"{row['learner']}: {row['named']}{doubt} ({row['survivors']})", flush=True)
     return row
 
 

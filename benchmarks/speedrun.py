@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 import yaml
 
-from incontext_linear.config import TaskConfig
+from incontext_linear.config import ModelConfig, TaskConfig
 from incontext_linear.environment import read_environment
 from incontext_linear.learner import Learner, save_learner
 from incontext_linear.parameters import Parameters
@@ -45,6 +45,12 @@ def crossed(settings: list[str]) -> list[dict[str, Any]]:
     values = [[yaml.safe_load(value) for value in text.split(",")] for _, text in named]
     names = [SHORT.get(name, name) for name, _ in named]
     return [dict(zip(names, chosen, strict=True)) for chosen in itertools.product(*values)]
+
+
+def told(settings: list[str]) -> dict[str, Any]:
+    """``["noise_std=0.5"]`` as a dictionary."""
+    pairs = (setting.partition("=") for setting in settings)
+    return {name: yaml.safe_load(value) for name, _, value in pairs}
 
 
 def spd_and_risk(learner: Learner, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -131,6 +137,8 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--set", nargs="*", default=[], help="name=value,value …")
     parser.add_argument("--task", nargs="*", default=[], help="name=value … of the task")
+    parser.add_argument("--model", nargs="*", default=[], help="name=value … of the model")
+    parser.add_argument("--device", default=None, help="in place of the environment's")
     parser.add_argument("--output", type=Path, default=Path("speedrun.jsonl"))
     parser.add_argument("--save", type=Path, default=None, help="a folder for the learners")
     parser.add_argument("--table", type=Path, default=None)
@@ -139,16 +147,13 @@ def main() -> None:
         print(table(arguments.table))
         return
     parameters: Parameters = read_environment(PROJECT, arguments.env)[0]
-    told = {
-        name: yaml.safe_load(value)
-        for name, _, value in (setting.partition("=") for setting in arguments.task)
-    }
-    task = TaskConfig.model_validate(parameters.task.model_dump() | told)
+    task = TaskConfig.model_validate(parameters.task.model_dump() | told(arguments.task))
+    model = ModelConfig.model_validate(parameters.model.model_dump() | told(arguments.model))
     for changes in crossed(arguments.set):
         training = TrainingConfig.model_validate(parameters.training.model_dump() | changes)
         for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
-            recipe = Recipe(task, parameters.model, training, seed)
-            row = measure(recipe, parameters.device, arguments.save)
+            recipe = Recipe(task, model, training, seed)
+            row = measure(recipe, arguments.device or parameters.device, arguments.save)
             with arguments.output.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             shown = " ".join(f"{k}:{value:.2g}" for k, value in row["spd"].items())

@@ -109,7 +109,7 @@ def measure(steps: int | None) -> tuple[str, list[tuple]]:
     rows, first = [], None
     for name, settings, batch, source in GPU_VARIANTS if on_gpu else CPU_VARIANTS:
         torch._dynamo.reset()
-        training = TrainingConfig(batch_size=batch, **settings)
+        training = TrainingConfig.model_validate({"batch_size": batch} | settings)
         seconds = time_variant(
             task, model, training, source, device, steps or (20 if on_gpu else 10)
         )

@@ -17,6 +17,9 @@ COLUMNS = 100
 LINK = re.compile(r"\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)
 
+# A history names what no longer exists.
+HISTORY = {"CHANGELOG.md"}
+
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
 
 
@@ -109,7 +112,8 @@ def test_python_modules_that_commands_run_exist(page: Path):
     text = page.read_text(encoding="utf-8")
     modules = {name for line in commands(text) for name in run.findall(line)}
     own = {name for name in modules if name.split(".")[0] in {"incontext_linear", "benchmarks"}}
-    assert not [name for name in sorted(own) if not module_exists(name)]
+    if page.name not in HISTORY:
+        assert not [name for name in sorted(own) if not module_exists(name)]
 
 
 def module_exists(name: str) -> bool:

@@ -1,5 +1,7 @@
 """The project's own commands, which Kedro puts beside its own: ``kedro sweep``."""
 
+import copy
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import click
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.startup import ProjectMetadata
+from omegaconf import OmegaConf
 
 from incontext_linear.hooks import explain_error
 from incontext_linear.interrupts import EXIT_STATUS, interruptible
@@ -39,8 +42,45 @@ class RunCommand(click.Command):
             raise click.ClickException(says) from None
 
 
+def split_params(ctx: click.Context, param: click.Parameter, value: Any) -> dict[str, Any]:
+    """``--params``: a comma begins the next parameter only where a name and ``=`` follow.
+
+    Kedro's own splits at every comma, which leaves no way to write a list or a mixture:
+    ``probing.layers=[0,4],task.inputs=normal*1+0,normal*3+0``.
+    """
+    if isinstance(value, dict):
+        return value
+    items: list[str] = []
+    for part in filter(str.strip, value.split(",")):
+        if "=" in part or not items:
+            items.append(part.strip())
+        else:
+            items[-1] += f",{part}"
+    for item in items:
+        if not re.match(r"\s*[^=\s]+\s*=", item):
+            raise click.BadParameter(
+                f"{item!r} is no parameter and its value; allowed: NAME=VALUE, several of them "
+                "separated by commas",
+                ctx,
+                param,
+            )
+    pairs = (item.partition("=") for item in items)
+    return OmegaConf.to_container(
+        OmegaConf.from_dotlist([f"{name.strip()}={text}" for name, _, text in pairs])
+    )
+
+
+def _options() -> list[click.Parameter]:
+    """Kedro's own, with ``--params`` split as above."""
+    options = [copy.copy(option) for option in kedro_run.params]
+    for option in options:
+        if option.name == "params":
+            option.callback = split_params
+    return options
+
+
 # `python -m incontext_linear` looks for it by this name.
-run = RunCommand("run", params=kedro_run.params, callback=kedro_run.callback, help=kedro_run.help)
+run = RunCommand("run", params=_options(), callback=kedro_run.callback, help=kedro_run.help)
 cli.add_command(run)
 
 

@@ -98,7 +98,8 @@ def _parse_mixture(value: Any) -> Any:
         if match is None:
             raise ValueError(
                 f"cannot read the distribution {text.strip()!r}; allowed are 'normal*SCALE+SHIFT', "
-                "'uniform*SCALE+SHIFT' and comma-separated mixtures of them"
+                "'uniform*SCALE+SHIFT' (each SCALE and SHIFT one number) and comma-separated "
+                f"mixtures of them; given {value!r}"
             )
         components.append(
             {

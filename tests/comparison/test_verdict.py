@@ -52,6 +52,7 @@ def mixture(task, settings):
 def test_a_noisy_member_is_named_with_its_number(found, name):
     verdict = found[name].verdict
     assert verdict.named == name
+    assert verdict.confident
     assert verdict.words().startswith("Indistinguishable from")
     assert " is least squares" not in verdict.words()
     numbers = verdict.numbers.set_index(["family", "number"])
@@ -123,6 +124,7 @@ def test_the_domain_ends_at_the_first_strength_that_is_not_explained():
     row = domain.iloc[0]
     assert (row["low"], row["high"], row["holds_throughout"]) == (0.5, 2.0, False)
     assert row["least_explained"] == 0.5
+    assert row["limit"] == 0.99
 
 
 def test_over_seeds_it_is_counted_for_how_many(found, mixture):

@@ -20,7 +20,7 @@ from incontext_linear.construction.measurements import (
     trace_gradient_step,
 )
 from incontext_linear.figures import construction as figures
-from incontext_linear.pipelines.construction.nodes import measure_sizes, report_construction_metrics
+from incontext_linear.pipelines.construction.nodes import report_construction_metrics
 from incontext_linear.pipelines.construction.pipeline import create_pipeline
 from incontext_linear.predictors import Ridge
 
@@ -167,6 +167,7 @@ def test_figures_are_drawn(sizes, errors, constants):
     drawn.canvas.draw()
 
 
+@pytest.mark.slow
 def test_the_documentation_figures_are_written_by_one_command(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["figures", str(tmp_path)])
     monkeypatch.setattr("incontext_linear.construction.config.ConstructionConfig", lambda: SMALL)
@@ -177,7 +178,8 @@ def test_the_documentation_figures_are_written_by_one_command(tmp_path, monkeypa
 
 
 def test_metrics_have_one_value_a_dimension(errors):
-    sizes, growth = measure_sizes(ConstructionConfig(size_dims=(1, 2, 4)))
+    sizes = size_table(ConstructionConfig(size_dims=(1, 2, 4)))
+    growth = growth_table(sizes)
     metrics = report_construction_metrics(sizes, errors)
     assert len(metrics) == 4 * len(PROGRAMS)
     assert [point["step"] for point in metrics["construction.hidden_rows.ridge"]] == [1, 2, 4]

@@ -39,6 +39,7 @@ def outputs(project):
     return {path: path.read_bytes() for path in (project / "data/test").rglob("*.safetensors")}
 
 
+@pytest.mark.slow
 def test_where_a_file_cannot_be_written_one_line_says_so_and_the_old_one_stays(project):
     before = outputs(project)
     more = ("--params", "data_generation.num_probing_prompts=100000")
@@ -53,6 +54,7 @@ def test_where_a_file_cannot_be_written_one_line_says_so_and_the_old_one_stays(p
     assert statuses(project) == ["FINISHED", "FAILED"]
 
 
+@pytest.mark.slow
 def test_where_mlflows_database_cannot_be_made_one_line_says_so_and_none_is_left(project):
     database = project / "mlflow.db"
     kept = database.rename(project / "kept.db")
@@ -65,6 +67,7 @@ def test_where_mlflows_database_cannot_be_made_one_line_says_so_and_none_is_left
     kept.rename(database)
 
 
+@pytest.mark.slow
 def test_where_mlflow_cannot_write_to_its_database_one_line_says_so(project):
     runs = statuses(project)
     status, says = kedro(project, *TEST, **no_file_larger_than(100_000))
@@ -74,6 +77,7 @@ def test_where_mlflow_cannot_write_to_its_database_one_line_says_so(project):
     assert statuses(project) == runs
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_a_file_is_named(project):
     other = project / "conf/other"
     other.mkdir()

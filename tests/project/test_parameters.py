@@ -1,11 +1,14 @@
 import copy
 from pathlib import Path
 
+import click
 import pytest
 from kedro.config import OmegaConfigLoader
 
+from incontext_linear.cli import split_params
 from incontext_linear.parameters import ParameterError, check_parameters
 
+OPTION = click.Context(click.Command("run")), click.Option(["--params"])
 CONF = str(Path(__file__).parents[2] / "conf")
 
 
@@ -134,6 +137,11 @@ def test_the_parameters_of_every_environment_are_valid(env):
             10**6,
             r"comparison\.num_weight_prompts: 1000000 given; allowed",
         ),
+        (
+            "task.inputs",
+            "normal*[1,2]+0",
+            r"task\.inputs: cannot read .*SCALE and SHIFT one number.*; given 'normal\*\[1,2\]\+0'",
+        ),
         ("task.weights", "gauss*2", r"task\.weights: cannot read the distribution 'gauss\*2'"),
         (
             "baselines.transformer",
@@ -189,3 +197,26 @@ def test_one_bad_item_is_one_line(base):
     with pytest.raises(ParameterError) as error:
         check_parameters(changed(base, "probing.targets", ["moment", "weights"]))
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("seed=1,task.dim=2", {"seed": 1, "task": {"dim": 2}}),
+        ("probing.layers=[0,4],seed=1", {"probing": {"layers": [0, 4]}, "seed": 1}),
+        (
+            "task.inputs=normal*1+0, normal*3+0,task.dim=2",
+            {"task": {"inputs": "normal*1+0, normal*3+0", "dim": 2}},
+        ),
+        ("task.inputs=normal*[1,2]+0", {"task": {"inputs": "normal*[1,2]+0"}}),
+        ("training.compile=auto,", {"training": {"compile": "auto"}}),
+    ],
+)
+def test_on_the_command_line_a_value_keeps_its_commas(text, expected):
+    assert split_params(*OPTION, text) == expected
+
+
+@pytest.mark.parametrize("text", ["seed", "=3", "1,seed=2"])
+def test_what_is_no_parameter_on_the_command_line_is_said(text):
+    with pytest.raises(click.BadParameter, match="is no parameter and its value; allowed: NAME="):
+        split_params(*OPTION, text)

@@ -19,7 +19,10 @@ from incontext_linear.session import ProjectSession
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 
-PROMPTS = {"pipeline_names": ["data_generation"], "node_names": ["draw_probing_prompts"]}
+PROMPTS = {
+    "pipeline_names": ["data_generation"],
+    "node_names": ["data_generation.draw_probing_prompts"],
+}
 
 
 @pytest.fixture(scope="module")

@@ -264,6 +264,10 @@ def execute(project: Path, notebook: nbformat.NotebookNode) -> list[nbformat.Not
     return [output for cell in cells for output in cell.outputs]
 
 
+def without_colors(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_show_their_figures_and_the_parameters_of_the_run(told, path, monkeypatch):
     monkeypatch.setenv("KEDRO_ENV", "test")
@@ -271,12 +275,10 @@ def test_notebooks_show_their_figures_and_the_parameters_of_the_run(told, path, 
     drawn = sum(cell.source.count("plot_") > 0 for cell in notebook.cells)
     outputs = execute(told, notebook)
     shown = [output.data for output in outputs if "data" in output]
-    figures = [data for data in shown if data["text/plain"].startswith("<Figure")]
-    assert len(figures) == drawn >= 4
-    assert all("image/png" in data for data in figures)
-    says = "\n".join(data["text/plain"] for data in shown)
+    assert sum("image/png" in data for data in shown) == drawn >= 4
+    says = "\n".join(without_colors(data["text/plain"]) for data in shown)
     if path.stem == "read_a_run":
-        assert re.search(r"task\.noise_std +0\.0 +0\.0\n", says)
+        assert re.search(r"task\.noise_std +0\.0 ", says)
 
 
 def test_a_notebook_refuses_results_of_different_runs_in_one_line(told, monkeypatch, tmp_path):

@@ -107,7 +107,7 @@ def forget_runs() -> None:
     for hook in settings.HOOKS:
         if isinstance(hook, Tracking):
             hook.run_id = None
-    mlflow.set_tracking_uri(None)
+    mlflow.set_tracking_uri("")
     mlflow.set_registry_uri("")
     fluent._active_experiment_id = None
 

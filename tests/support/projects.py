@@ -1,8 +1,7 @@
-"""Copies of the project, and its commands run as a user runs them."""
+"""The project's commands in processes of their own, for tests that stop or starve them."""
 
 import contextlib
 import os
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -11,18 +10,20 @@ from pathlib import Path
 
 import mlflow
 
-ROOT = Path(__file__).parents[2]
+from support.project import ROOT, copy_project
+
+__all__ = [
+    "ROOT",
+    "await_",
+    "copy_project",
+    "kedro",
+    "mlflow_runs",
+    "snapshot",
+    "start",
+    "statuses",
+]
+
 ENVIRONMENT = os.environ | {"DO_NOT_TRACK": "1", "COLUMNS": "250", "OMP_NUM_THREADS": "1"}
-
-
-def copy_project(target: Path) -> Path:
-    """The configuration and the code of the project, without any data."""
-    for name in ("conf", "src"):
-        ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
-        shutil.copytree(ROOT / name, target / name, ignore=ignore)
-    for name in ("pyproject.toml", ".telemetry"):
-        shutil.copy(ROOT / name, target)
-    return target
 
 
 def start(project: Path, *arguments: str, **options) -> subprocess.Popen:

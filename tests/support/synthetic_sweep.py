@@ -30,7 +30,7 @@ def mixture(parts, jitter, seed):
     """Predictions of a weighted mixture of predictors, with a deviation of its own."""
 
     def learner(xs, ys):
-        mixed = sum(weight * predictor(xs, ys) for predictor, weight in parts)
+        mixed = torch.stack([weight * predictor(xs, ys) for predictor, weight in parts]).sum(0)
         rng = torch.Generator().manual_seed(seed)
         return mixed + jitter * torch.randn(mixed.shape, generator=rng, dtype=mixed.dtype)
 
@@ -72,7 +72,7 @@ def write_depth_sweep(
     The share t of least squares has logit 2 log(L / change), so that but for the jitter
     log SPD_gd − log SPD_ols = 4 log(L / change): linear in log L, and zero at `change`.
     """
-    task = TaskConfig(**{"dim": 2, "num_examples": 6} | task)
+    task = TaskConfig.model_validate({"dim": 2, "num_examples": 6} | task)
     built = build_predictors(BASELINES, task)
     for depth in depths:
         t = 1 / (1 + np.exp(-2 * np.log(depth / change)))

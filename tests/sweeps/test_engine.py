@@ -27,7 +27,7 @@ from incontext_linear.sweeps.engine import (
     running_cluster,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow  # Dask's workers are processes
 
 DEATHS = engine.ALLOWED_DEATHS + 1
 

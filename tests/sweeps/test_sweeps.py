@@ -63,7 +63,7 @@ def test_parameters_of_the_sweep_lie_over_the_environments_and_axes_over_both():
 
 def test_an_axis_may_go_through_a_key_that_holds_dots():
     variants = variants_of(axes={"baselines.ridge_0.1.penalty": [0.1, 0.2]})
-    assert [v.parameters.baselines["ridge_0.1"]["penalty"] for v in variants] == [0.1, 0.2]
+    assert [v.parameters.baselines.active["ridge_0.1"]["penalty"] for v in variants] == [0.1, 0.2]
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_an_axis_may_go_through_a_key_that_holds_dots():
         ({"seeds": [1]}, True),
         ({"num_threads": 2}, True),
         ({"num_threads": 1}, False),
-        ({"parameters": {"probing": {"num_steps": 3}}}, False),
+        ({"parameters": {"probing": {"fit": {"num_steps": 3}}}}, False),
         ({"parameters": {"construction": {"num_steps": 3}}}, False),
         ({"parameters": {"training": {"checkpoint_every": 3}}}, False),
         ({"parameters": {"device": "cpu"}}, False),
@@ -125,7 +125,7 @@ def test_a_sweep_whose_name_is_no_folder_is_refused():
         ("mode", "axes.mode: no such parameter; allowed here: task, model"),
         ("model.width.x", "no such parameter; allowed here: nothing below it"),
         (
-            "probing.num_steps",
+            "probing.fit.num_steps",
             "no pipeline of a sweep depends on it; allowed: parameters below task, model",
         ),
     ],

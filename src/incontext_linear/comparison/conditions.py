@@ -274,7 +274,8 @@ def measure_conditions(
 
     Returns:
         distances: ``shift``, ``strength``, ``examples_seen``, ``candidate``, ``distance``, ``low``,
-            ``high``, ``learner_power``, ``explained``; shares of the condition's Var(y).
+            ``high``, ``learner_power``, ``explained``; shares of the condition's Var(y), which is
+            ``label_variance``.
         separations: ``shift``, ``strength``, ``examples_seen``, ``first``, ``second``,
             ``separation``, ``log_ratio`` (of the learner's distances to first and second), ``low``,
             ``high``.
@@ -332,6 +333,7 @@ def _distance_rows(
     for name, values in (("distance", squared.mean(1)), ("low", low), ("high", high)):
         table[name] = values.flatten().cpu().numpy()
     table["learner_power"] = power.repeat(len(names)).cpu().numpy()
+    table["label_variance"] = condition.label_variance
     table["explained"] = 1 - table["distance"] / table["learner_power"].clip(lower=1e-30)
     return table
 

@@ -101,7 +101,7 @@ class Prefixes:
         if scale is not None:
             grams = scale.unsqueeze(-1) * grams * scale.unsqueeze(-2)
             moments, queries = scale * moments, scale * queries
-        values, vectors = torch.linalg.eigh(grams)
+        values, vectors = _eigh(grams)
         values = torch.where(values > ROUNDING * values.sum(-1, keepdim=True), values, 0)
         products = _rotate(vectors, moments) * _rotate(vectors, queries)
         return Spectrum(values, products, torch.tensor(kept, device=self.xs.device))
@@ -223,3 +223,15 @@ def predict_filtered(
         numbers = {name: part[:, i, None, None, None] for i, name in enumerate(names)}
         parts.append(spectrum.predict(error(spectrum, numbers)))
     return torch.cat(parts)
+
+
+MATRICES_AT_ONCE = 8192
+"""More small matrices in one call than this, and the GPU's solver fails."""
+
+
+def _eigh(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """`torch.linalg.eigh` of many small matrices (…, d, d), some thousands at a time."""
+    flat = matrices.flatten(0, -3)
+    parts = [torch.linalg.eigh(part) for part in flat.split(MATRICES_AT_ONCE)]
+    values, vectors = (torch.cat(part) for part in zip(*parts, strict=True))
+    return values.unflatten(0, matrices.shape[:-2]), vectors.unflatten(0, matrices.shape[:-2])

@@ -277,6 +277,12 @@ def _members(task: TaskConfig, rng: np.random.Generator) -> list[Entry]:
             ),
         ),
         (
+            # α times least squares is half a step along the inverse covariance, undamped.
+            "shrunken least squares",
+            ("covariance_descent",),
+            Blend((OrdinaryLeastSquares(),), (float(rng.uniform(0.5, 0.8)),)),
+        ),
+        (
             "momentum",
             ("heavy_ball",),
             HeavyBall(step(), few + 6, float(rng.uniform(0.5, 0.85))),
@@ -320,7 +326,6 @@ def _outsiders(task: TaskConfig, rng: np.random.Generator, seed: int) -> list[En
         ("ridge, λ rises with k", RidgeByContext(_between(rng, 0.2, 0.8), 2.0)),
         ("ridge, λ falls with k", RidgeByContext(_between(rng, 0.5, 2.0), -2.0)),
         ("least squares and neighbours", Blend((ols, neighbors), (share, 1 - share))),
-        ("shrunken least squares", Blend((ols,), (float(rng.uniform(0.5, 0.8)),))),
         ("least squares on recent examples", RecentExamples(dim + int(rng.integers(1, 3)))),
         ("random network", RandomNetwork(seed + 7, 1.5)),
         ("untrained transformer, 2 layers", untrained[0]),
@@ -335,6 +340,7 @@ def answer_row(learner: KnownLearner, verdict: Verdict) -> dict[str, object]:
     ``strict``: the family named is the right one, or "none of these" is right and was said.
     ``lenient``: the right one is among those that were not told apart. ``wrong``: a family was
     named that is not the right one, which is not among those left standing either.
+    ``confidently``: the family was named without a shift under which the learner leaves it.
     """
     named = verdict.named
     strict = named in learner.truth if learner.truth else named is None
@@ -348,6 +354,7 @@ def answer_row(learner: KnownLearner, verdict: Verdict) -> dict[str, object]:
         "strict": strict,
         "lenient": strict or among,
         "wrong": named is not None and not (strict or among),
+        "confidently": verdict.confident,
         "evidence": _against_truth(learner.truth, verdict),
     }
 
@@ -367,6 +374,7 @@ def summarize(answers: pd.DataFrame) -> pd.Series:
             "strict": int(answers["strict"].sum()),
             "lenient": int(answers["lenient"].sum()),
             "wrong": int(answers["wrong"].sum()),
+            "confidently_wrong": int((answers["wrong"] & answers["confidently"]).sum()),
             "outsiders": len(outside),
             "outsiders_recognised": int(outside["strict"].sum()),
         }

@@ -14,10 +14,12 @@ other
 
 What survives all of them is *indistinguishable* from the learner where it was measured, no more;
 the words say that. If nothing survives, the answer is "none of these", with what is nearest at
-home.
+home. A survivor that the learner leaves under some shift, for something that no candidate does, is
+named within its domain alone, and not with confidence.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -44,6 +46,8 @@ class Thresholds(Config):
     """How far a violation must exceed what the distance at home accounts for."""
     explained: OpenFraction = 0.99
     """Share of the learner's predictions that is as good as all of them."""
+    growth: PositiveFloat = 4.0
+    """How many times what a candidate leaves at home, at the worst k, it may leave elsewhere."""
     left_at_home: OpenFraction = 0.05
     """Share of Var(y), mean over k, that a candidate may leave at home."""
 
@@ -81,7 +85,7 @@ class Evidence:
         if not math.isnan(self.strength):
             place += f" {self.strength:g}"
         if self.kind == "condition":
-            rival = labels.get(self.rival, self.rival)
+            rival = _rival_words(self.rival, labels)
             return f"{place}, k = {self.examples_seen}: {rival} is {numbers} times nearer"
         if self.kind == "symmetry":
             says = SYMMETRIES[self.where].words if self.where in SYMMETRIES else place
@@ -95,6 +99,13 @@ class Evidence:
                 "learner's predictions that it does not"
             )
         return f"at home it leaves {share} of Var(y)"
+
+
+def _rival_words(name: str, members: Mapping[str, str]) -> str:
+    """A rival without its numbers, which the table has."""
+    family = name.removesuffix(BY_CONTEXT)
+    words = re.sub(r" \([^()]*=[^()]*\)$", "", members.get(family, family))
+    return words if name == family else f"{words} with other numbers at each k"
 
 
 def _short(value: float) -> str:
@@ -114,6 +125,8 @@ class Verdict:
         numbers: the fitted numbers with intervals.
         domain: per shift, the strengths up to which the candidate named explains the learner.
         nobody: (shift, strength) at which no candidate explains half of the learner's predictions.
+        departures: (shift, strength) at which the learner leaves the candidate named: what it does
+            not explain there is more than at home, and more than a hundredth of the predictions.
         separated: share of pairs of candidates that some cell separates.
         explained_at_home: of the candidate named, the least over k.
         thresholds: what counted.
@@ -127,6 +140,7 @@ class Verdict:
     numbers: pd.DataFrame = field(repr=False)
     domain: pd.DataFrame = field(repr=False)
     nobody: tuple[tuple[str, float], ...]
+    departures: tuple[tuple[str, float], ...]
     separated: float
     explained_at_home: float
     thresholds: Thresholds
@@ -135,6 +149,11 @@ class Verdict:
     def named(self) -> str | None:
         """The simplest survivor; None: none of these."""
         return self.survivors[0] if self.survivors else None
+
+    @property
+    def confident(self) -> bool:
+        """Whether the learner follows the candidate named under every shift that was measured."""
+        return self.named is not None and not self.departures
 
     @property
     def reference(self) -> str:
@@ -187,9 +206,13 @@ class Verdict:
         share = f"{100 * self.explained_at_home:.3g} %"
         everywhere = "of the variance of its predictions at every k on the training distribution"
         if self.named is not None:
+            scope = (
+                "under every shift and symmetry measured"
+                if self.confident
+                else "within its domain alone"
+            )
             text = (
-                f"Indistinguishable from {self.members[self.named]} under the shifts and "
-                "symmetries measured, wherever any candidate explains the learner. It explains at "
+                f"Indistinguishable from {self.members[self.named]} {scope}. It explains at "
                 f"least {share} {everywhere}; differences below what it leaves are not seen."
             )
             others = [self.members[name] for name in self.survivors[1:]]
@@ -206,11 +229,9 @@ class Verdict:
         )
 
     def _domain(self) -> str:
-        limit = f"{100 * self.thresholds.explained:g} %"
         if self.domain.empty:
             return ""
-        if not self.domain["explained_at_home"].iloc[0] >= self.thresholds.explained:
-            return f"Over all k it explains less than {limit} at home, and so has no domain."
+        limit = f"{100 * self.domain['limit'].iloc[0]:.3g} %"
         held = self.domain[self.domain["holds_throughout"]]["shift"].tolist()
         ended = self.domain[~self.domain["holds_throughout"]]
         parts = []
@@ -315,6 +336,7 @@ def judge(
         numbers,
         domain_of_validity(distances, reference, homes, limits.explained),
         _nobody(distances, list(members)),
+        _departures(distances, reference, limits),
         _share_separated(pairs, list(members), limits),
         float(least[reference]),
         limits,
@@ -460,20 +482,35 @@ def _nobody(distances: pd.DataFrame, members: list[str]) -> tuple[tuple[str, flo
     return tuple((shift, float(strength)) for shift, strength in best[best < 0.5].index)
 
 
+def _departures(
+    distances: pd.DataFrame, candidate: str, limits: Thresholds
+) -> tuple[tuple[str, float], ...]:
+    rows = distances[distances["candidate"] == candidate]
+    left = rows["low"] * rows["label_variance"]
+    at_home = (rows["distance"] * rows["label_variance"])[rows["shift"] == HOME].max()
+    power = rows["learner_power"] * rows["label_variance"]
+    departs = left > limits.growth * at_home + (1 - limits.explained) * power
+    pairs = rows[departs & rows["strength"].notna()][["shift", "strength"]].drop_duplicates()
+    return tuple((row.shift, float(row.strength)) for row in pairs.itertuples())
+
+
 def domain_of_validity(
     distances: pd.DataFrame, candidate: str, homes: Mapping[str, float | None], explained: float
 ) -> pd.DataFrame:
     """How far from home a candidate explains the learner, all k that were looked at together.
 
+    Of one that explains less at home, the limit is below that by what the one asked for is below 1.
+
     Returns:
         A row a shift: ``shift``, ``low`` and ``high``, the outermost strengths reached from home
-        without a gap (nan: not even the first), ``holds_throughout``, and ``least_explained`` over
-        all strengths.
+        without a gap (nan: not even the first), ``holds_throughout``, ``least_explained`` over all
+        strengths, and the ``limit``.
     """
     rows = distances[distances["candidate"] == candidate]
     seen = rows[rows["shift"] != HOME]["examples_seen"].unique()
     home_rows = rows[(rows["shift"] == HOME) & rows["examples_seen"].isin(seen)]
-    at_home = _pooled(home_rows)
+    at_home = _pooled(home_rows) if len(home_rows) else 1.0
+    limit = explained if at_home >= explained else at_home - (1 - explained)
     table = []
     for shift, home in homes.items():
         of_shift = rows[rows["shift"] == shift]
@@ -484,11 +521,11 @@ def domain_of_validity(
             measured[float(home)] = at_home
         strengths = sorted(measured)
         start = strengths.index(float(home)) if home is not None else 0
-        below = _reached(strengths[start::-1], measured, explained)
-        above = _reached(strengths[start:], measured, explained)
-        everywhere = all(value >= explained for value in measured.values())
-        table.append((shift, below, above, everywhere, min(measured.values()), at_home))
-    columns = ["shift", "low", "high", "holds_throughout", "least_explained", "explained_at_home"]
+        below = _reached(strengths[start::-1], measured, limit)
+        above = _reached(strengths[start:], measured, limit)
+        everywhere = all(value >= limit for value in measured.values())
+        table.append((shift, below, above, everywhere, min(measured.values()), limit))
+    columns = ["shift", "low", "high", "holds_throughout", "least_explained", "limit"]
     return pd.DataFrame(table, columns=columns)
 
 

@@ -338,7 +338,9 @@ def _nearest_legend(
     unclear = Patch(
         facecolor="white", edgecolor=MUTED, hatch="/////", label="not clear", linewidth=0
     )
-    figure.legend(handles=[*handles, unclear], loc="outside right upper", frameon=False, fontsize=9)
+    figure.legend(
+        handles=[*handles, unclear], loc="outside right center", frameon=False, fontsize=9
+    )
     shades = [_faded((0.25, 0.25, 0.25), FULL_MARGIN**part) for part in np.linspace(0, 1, 32)]
     scale = ScalarMappable(
         LogNorm(1, FULL_MARGIN), LinearSegmentedColormap.from_list("margin", shades)

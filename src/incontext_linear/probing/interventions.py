@@ -293,7 +293,7 @@ def intervene(
         layers: where to intervene, 0 being the embedding.
         rng: draws the random directions.
     """
-    start, goal = (model(*prompts)[:, -1] for prompts in pairs)
+    start, goal = (predict_from(model, model.embed(*prompts), 0)[:, -1] for prompts in pairs)
     edited, norms, ceilings = {}, {}, {}
     streams = (residual_streams(model, *prompts) for prompts in (*pairs, others))
     for (layer, recipient), (_, donor), (_, other) in zip(*streams, strict=True):
