@@ -11,6 +11,7 @@ from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.startup import ProjectMetadata
 from omegaconf import OmegaConf
 
+from incontext_linear.hooks import explain_error
 from incontext_linear.interrupts import EXIT_STATUS, interruptible
 from incontext_linear.session import check_runner
 
@@ -34,6 +35,11 @@ class RunCommand(click.Command):
         except KeyboardInterrupt:
             click.echo("Interrupted; the same command goes on from the last checkpoint.", err=True)
             raise SystemExit(EXIT_STATUS) from None
+        except Exception as error:  # outside of any node, such as MLflow's on a full disk
+            says = explain_error(error)
+            if says is None or isinstance(error, click.ClickException):
+                raise
+            raise click.ClickException(says) from None
 
 
 def split_params(ctx: click.Context, param: click.Parameter, value: Any) -> dict[str, Any]:

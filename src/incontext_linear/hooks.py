@@ -4,6 +4,7 @@ import errno
 import importlib
 import logging
 import pkgutil
+import sqlite3
 from contextlib import ExitStack
 from typing import Any
 
@@ -39,7 +40,7 @@ SELF_EXPLANATORY = (PhaseDiagramError, TrainingDivergedError, UnreadableFileErro
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
-def _explain(error: BaseException | None) -> str | None:
+def explain_error(error: BaseException | None) -> str | None:
     """One line for an error, or a cause of it, that is not the project's: what was asked of it, a
     damaged file, the disk. None: a defect, whose traceback is wanted.
     """
@@ -51,6 +52,8 @@ def _explain(error: BaseException | None) -> str | None:
                 f"cannot write or read {error.filename}: {error.strerror}; what was there before "
                 "is as it was. Make room, or let this user write there, and run again"
             )
+        if isinstance(error, sqlite3.OperationalError):
+            return f"MLflow's database cannot be used: {error}. Make room, and run again"
         error = error.__cause__ or error.__context__
     return None
 
@@ -100,7 +103,7 @@ class ProjectChecks:
         explains.
         """
         self._lock.close()
-        says = _explain(error)
+        says = explain_error(error)
         if says and click.get_current_context(silent=True):
             raise click.ClickException(says) from None
 
@@ -114,7 +117,7 @@ class ProjectChecks:
             learner = catalog.load("learner")
             check_same_shape("the saved learner", (learner.task, learner.model.config), expected)
         except DatasetError as error:
-            raise click.ClickException(_explain(error) or str(error)) from None
+            raise click.ClickException(explain_error(error) or str(error)) from None
         except ValueError as error:
             raise click.ClickException(
                 f"{error}; train one of that shape with the pipeline model_training, which takes "

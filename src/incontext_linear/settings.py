@@ -11,12 +11,13 @@ from incontext_linear.interrupts import quiet_start
 # OpenMP.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# What one library says of another, or recommends though `session` refuses it: no news to a user.
+# What libraries say of each other, recommend though `session` refuses it, or raise as well.
 warnings.filterwarnings("ignore", message="(?s).*register_new_resolver")
 _NOISE = {
     "py.warnings": "Add type hints to the `predict` method",
     "kedro_mlflow.framework.hooks.mlflow_hook": "Registering new custom resolver",
     "kedro.runner.sequential_runner": "Use the --async flag",
+    "mlflow.store.db.utils": "SQLAlchemy database error",  # with a traceback; it is raised too
 }
 for _logger, _text in _NOISE.items():
     logging.getLogger(_logger).addFilter(lambda r, text=_text: text not in r.getMessage())

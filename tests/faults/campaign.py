@@ -1,6 +1,6 @@
 """Faults made for real, many times over, and a table of what held.
 
-    PYTHONPATH=src:tests python -m faults.campaign --trials 4 --seed 0
+    PYTHONPATH=tests python -m faults.campaign --trials 4 --seed 0
 
 Each kind of fault is tried so often in a copy of the project (damage to files a hundred times as
 often, since that starts no process). A trial is held if what a user finds afterwards is right: the
