@@ -31,7 +31,7 @@ def answer(position: int, seed: int, task: TaskConfig, settings: IdentificationC
     found = identify(learner.predictor, task, settings, seed=100 + seed)
     row = answer_row(learner, found.verdict)
     row |= {"seconds": time.perf_counter() - start, "words": found.verdict.words()}
-    doubt = "" if found.verdict.confident else " in its domain alone"
+    doubt = "" if found.verdict.confident or not found.verdict.named else " in its domain alone"
     print(f"{row['learner']}: {row['named']}{doubt} ({row['survivors']})", flush=True)
     return row
 

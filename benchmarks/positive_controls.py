@@ -510,7 +510,7 @@ def _scales() -> Iterator[Control]:
     }
     for name, distribution in trained_on.items():
         model = {"type": "transformer", "num_layers": 3, "num_heads": 2, "width": 32}
-        yield Control("scales", name, model, distribution, num_steps=2500)
+        yield Control("scales", name, model, distribution, num_steps=12000)
 
 
 def _clusters() -> Iterator[Control]:

@@ -183,6 +183,28 @@ class DataGenerationConfig(Config):
     num_probing_prompts: PositiveInt = 2048
 
 
+class EvaluationConfig(Config):
+    """Which prompts a learner is measured on: those of its task, but for what is given here."""
+
+    task: dict[str, Any] = Field(default={})
+    """Fields of the task that differ at test time: noise_std, inputs, weights, pool_size."""
+
+    def over(self, task: TaskConfig) -> TaskConfig:
+        """The task that prompts are drawn from.
+
+        Raises:
+            ValueError: if a field does not exist, or decides the learner's shape.
+        """
+        allowed = [n for n in TaskConfig.model_fields if n not in ("dim", "num_examples")]
+        wrong = [name for name in self.task if name not in allowed]
+        if wrong:
+            raise ValueError(
+                f"evaluation.task.{wrong[0]}: {self.task[wrong[0]]!r} given; allowed here: "
+                + ", ".join(allowed)
+            )
+        return TaskConfig.model_validate(task.model_dump() | self.task)
+
+
 class BootstrapConfig(Config):
     """Intervals by resampling: one place in each package's parameters, ``….bootstrap``."""
 

@@ -123,17 +123,15 @@ class ProjectChecks:
                 f"{error}; train one of that shape with the pipeline model_training, which takes "
                 "the place of the saved one (copy its file first if you want to keep it)"
             ) from None
-        trained, given = (task.flat("task") for task in (learner.task, self._parameters.task))
+        measured = self._parameters.evaluation.over(self._parameters.task)
+        trained, given = (task.flat("task") for task in (learner.task, measured))
         other = [
-            f"{name} {trained[name]!r}, not {value!r}"
+            f"trained with {name} = {trained[name]!r}, these prompts have {value!r}"
             for name, value in given.items()
             if trained[name] != value
         ]
         if other:
-            logger.warning(
-                "the saved learner is measured on prompts that are new to it: trained with %s",
-                "; ".join(other),
-            )
+            logger.warning("out of distribution: %s", "; ".join(other))
 
     def _check_inputs_exist(
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog

@@ -16,6 +16,7 @@ from incontext_linear.config import (
     Config,
     DataGenerationConfig,
     Device,
+    EvaluationConfig,
     ModelConfig,
     TaskConfig,
     explain,
@@ -66,6 +67,7 @@ class Parameters(Config):
     model: ModelConfig
     training: TrainingConfig
     data_generation: DataGenerationConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
     baselines: Baselines
     """Name → type and arguments; null takes away one that conf/base lists."""
     comparison: ComparisonConfig
@@ -180,7 +182,17 @@ def _cross_check(parameters: Parameters) -> list[str]:
             "most "
             f"data_generation.num_evaluation_prompts, which is {generation.num_evaluation_prompts}"
         )
-    return problems + _check_baselines(parameters.baselines, task)
+    return problems + _check_evaluation(parameters) + _check_baselines(parameters.baselines, task)
+
+
+def _check_evaluation(parameters: Parameters) -> list[str]:
+    try:
+        parameters.evaluation.over(parameters.task)
+    except ValidationError as error:
+        return [f"evaluation.task.{_explain(problem)}" for problem in error.errors()]
+    except ValueError as error:
+        return [str(error)]
+    return []
 
 
 def _check_probing(

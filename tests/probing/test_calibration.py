@@ -8,7 +8,12 @@ in every column, each further layer takes a step, and the last one reads wᵀx.
 import pytest
 import torch
 
-from incontext_linear.config import BootstrapConfig, DataGenerationConfig, TaskConfig
+from incontext_linear.config import (
+    BootstrapConfig,
+    DataGenerationConfig,
+    EvaluationConfig,
+    TaskConfig,
+)
 from incontext_linear.pipelines.data_generation.nodes import draw_probing_prompts
 from incontext_linear.predictors import GradientDescent
 from incontext_linear.probing import calibration, collect_hidden_states
@@ -35,7 +40,9 @@ PROBING = ProbingConfig(
 
 @pytest.fixture(scope="module")
 def prompts():
-    return draw_probing_prompts(TASK, DataGenerationConfig(num_probing_prompts=1000), seed=0)
+    return draw_probing_prompts(
+        TASK, EvaluationConfig(), DataGenerationConfig(num_probing_prompts=1000), seed=0
+    )
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +134,9 @@ def test_a_network_that_is_no_gradient_descent_on_these_prompts_tells_nothing(
     inputs, warned, caplog
 ):
     task = TaskConfig(dim=2, num_examples=8, inputs=inputs)
-    drawn = draw_probing_prompts(task, DataGenerationConfig(num_probing_prompts=64), seed=0)
+    drawn = draw_probing_prompts(
+        task, EvaluationConfig(), DataGenerationConfig(num_probing_prompts=64), seed=0
+    )
     network = calibration.construct_learner(task, PROBING)
     calibration.select_for_calibration(network, drawn, PROBING, "cpu", 0)
     assert ("the calibration tells nothing" in caplog.text) is warned

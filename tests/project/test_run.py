@@ -183,17 +183,19 @@ def test_where_input_has_not_been_made_the_error_says_which_command_makes_it(emp
     assert set(snapshot(empty)) - set(before) <= {"mlflow.db"}
 
 
+@pytest.mark.parametrize("changed", ["task.noise_std", "evaluation.task.noise_std"])
 def test_a_measurement_draws_its_own_prompts_and_says_that_they_are_new_to_the_learner(
-    finished, tmp_path
+    finished, tmp_path, changed
 ):
     project = copy_project(tmp_path)
     shutil.copytree(finished / "data/test/06_models", project / "data/test/06_models")
-    settings = ["--params", "task.noise_std=0.5,seed=1"]
+    settings = ["--params", f"{changed}=0.5,seed=1"]
     result = kedro(
         project, "run", "--env", "test", "--pipelines", "behavioral_comparison", *settings
     )
     assert result.returncode == 0, result.output[-3000:]
-    assert "trained with task.noise_std 0.0, not 0.5" in result.says
+    says = "out of distribution: trained with task.noise_std = 0.0, these prompts have 0.5"
+    assert says in result.says
     drawn = load_file(project / "data/test/05_model_input/evaluation_prompts.safetensors")
     task = TaskConfig(dim=2, num_examples=6, noise_std=0.5)
     assert torch.equal(drawn["ys"], draw_prompts(task, 64, seed=1, stream="evaluation").ys)

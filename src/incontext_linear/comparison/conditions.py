@@ -28,6 +28,7 @@ from incontext_linear.comparison.shifts import QueryShift, Shift
 from incontext_linear.comparison.spectra import Prefixes
 from incontext_linear.config import TaskConfig
 from incontext_linear.predictors import Predictor
+from incontext_linear.predictors.validation import Number
 from incontext_linear.tasks import Prompts, draw_prompts, generator
 
 logger = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ def as_candidate(learner: Predictor, prompts_at_once: int = 256) -> Candidate:
     return predict
 
 
-def contexts(task: TaskConfig, multiples: Sequence[float]) -> tuple[int, ...]:
+def contexts(task: TaskConfig, multiples: Sequence[Number]) -> tuple[int, ...]:
     """Numbers of examples seen, from multiples of the dimension; those that prompts have."""
     longest = task.num_examples - 1
     return tuple(sorted({min(longest, max(1, round(m * task.dim))) for m in multiples}))

@@ -139,7 +139,7 @@ def fit_family(
     family: Family,
     home: Calibration,
     away: Sequence["Away"] = (),
-    tie_tolerance: float = 0.05,
+    tie_tolerance: Number = 0.05,
 ) -> FittedFamily:
     """Fit a family's free numbers to a learner.
 
@@ -209,7 +209,7 @@ class _Search:
     def best(self, count: int) -> list[Point]:
         return sorted(self._scores, key=self._scores.__getitem__)[:count]
 
-    def tied(self, best: Point, tolerance: float) -> list[Point]:
+    def tied(self, best: Point, tolerance: Number) -> list[Point]:
         limit = self._scores[best] + tolerance
         return [point for point, score in self._scores.items() if score <= limit]
 
@@ -300,7 +300,7 @@ def _decide_away(
     tied: list[Point],
     best: Point,
     away: Sequence["Away"],
-    tolerance: float,
+    tolerance: Number,
     limit: int = 32,
 ) -> Point:
     """Of members that are tied at home, the nearest away from it; no other is looked at."""

@@ -32,6 +32,7 @@ from incontext_linear.comparison.symmetries import measure_symmetries
 from incontext_linear.comparison.verdict import Thresholds, Verdict, judge
 from incontext_linear.config import Config, OpenFraction, TaskConfig
 from incontext_linear.predictors import Predictor
+from incontext_linear.predictors.validation import Number
 
 
 class IdentificationConfig(Config):
@@ -258,7 +259,7 @@ def search_conditions(
     return found
 
 
-def homes_of(shifts: dict[str, list[Shift]]) -> dict[str, float | None]:
+def homes_of(shifts: dict[str, list[Shift]]) -> dict[str, Number | None]:
     """Each shift's strength that changes nothing."""
     return {name: strengths[0].home for name, strengths in shifts.items() if strengths}
 

@@ -30,6 +30,7 @@ from pydantic import PositiveFloat
 from incontext_linear.comparison.conditions import BY_CONTEXT, HOME
 from incontext_linear.comparison.symmetries import LEARNER, SYMMETRIES
 from incontext_linear.config import Config, OpenFraction
+from incontext_linear.predictors.validation import Number
 
 
 class Thresholds(Config):
@@ -223,25 +224,26 @@ class Verdict:
                 f"{text} {_capital(self.members[self.reference])} explains at least {share} "
                 f"{everywhere}, and yet: {self.ruled_out[self.reference].words(self.members)}."
             )
+        if self.explained_at_home <= 0:
+            share = "none"
         return (
             f"{text} Nearest on the training distribution is {self.members[self.reference]}, which "
             f"explains {share} of the variance of its predictions at the k where it explains least."
         )
 
     def _domain(self) -> str:
-        if self.domain.empty:
+        if self.domain.empty or (self.named is None and not self.near_home):
             return ""
         limit = f"{100 * self.domain['limit'].iloc[0]:.3g} %"
         held = self.domain[self.domain["holds_throughout"]]["shift"].tolist()
         ended = self.domain[~self.domain["holds_throughout"]]
         parts = []
         if held:
-            parts.append(
-                f"over all k it explains ≥ {limit} under {_listed([_plain(name) for name in held])}"
-            )
+            shifts = _listed([_plain(name) for name in held])
+            parts.append(f"in the mean over k it explains ≥ {limit} under {shifts}")
         bounds = [_bounds(row) for row in ended.itertuples()]
         if bounds:
-            start = "and" if held else f"over all k it explains {limit}"
+            start = "and" if held else f"in the mean over k it explains {limit}"
             parts.append(f"{start} within these bounds only: {', '.join(bounds)}")
         return _capital(", ".join(parts)) + "."
 
@@ -291,7 +293,7 @@ def judge(
     structure: pd.DataFrame,
     numbers: pd.DataFrame,
     members: Mapping[str, str],
-    homes: Mapping[str, float | None],
+    homes: Mapping[str, Number | None],
     thresholds: Thresholds | None = None,
 ) -> Verdict:
     """Judge a learner.
@@ -495,9 +497,9 @@ def _departures(
 
 
 def domain_of_validity(
-    distances: pd.DataFrame, candidate: str, homes: Mapping[str, float | None], explained: float
+    distances: pd.DataFrame, candidate: str, homes: Mapping[str, Number | None], explained: float
 ) -> pd.DataFrame:
-    """How far from home a candidate explains the learner, all k that were looked at together.
+    """How far from home a candidate explains the learner, as a mean over the k looked at.
 
     Of one that explains less at home, the limit is below that by what the one asked for is below 1.
 
@@ -509,12 +511,14 @@ def domain_of_validity(
     rows = distances[distances["candidate"] == candidate]
     seen = rows[rows["shift"] != HOME]["examples_seen"].unique()
     home_rows = rows[(rows["shift"] == HOME) & rows["examples_seen"].isin(seen)]
-    at_home = _pooled(home_rows) if len(home_rows) else 1.0
+    at_home = _mean_explained(home_rows) if len(home_rows) else 1.0
     limit = explained if at_home >= explained else at_home - (1 - explained)
     table = []
     for shift, home in homes.items():
         of_shift = rows[rows["shift"] == shift]
-        measured = {float(value): _pooled(part) for value, part in of_shift.groupby("strength")}
+        measured = {
+            float(value): _mean_explained(part) for value, part in of_shift.groupby("strength")
+        }
         if not measured:
             continue
         if home is not None:
@@ -529,9 +533,13 @@ def domain_of_validity(
     return pd.DataFrame(table, columns=columns)
 
 
-def _pooled(rows: pd.DataFrame) -> float:
-    """Share of the learner's predictions that is explained, all k together."""
-    return 1 - float(rows["distance"].sum()) / max(float(rows["learner_power"].sum()), 1e-30)
+def _mean_explained(rows: pd.DataFrame) -> float:
+    """Share of the learner's predictions that is explained, every k counting the same.
+
+    Not their sums over k: under label noise least squares predicts so wildly at k = d that no other
+    k would count.
+    """
+    return float(rows["explained"].mean())
 
 
 def _reached(

@@ -24,7 +24,15 @@ from incontext_linear.training.config import NO_EFFECT
 PIPELINES = ("data_generation", "model_training", "baseline_estimation", "behavioral_comparison")
 """What one variant runs."""
 
-DECISIVE = ("task", "model", "training", "data_generation", "baselines", "comparison")
+DECISIVE = (
+    "task",
+    "model",
+    "training",
+    "data_generation",
+    "evaluation",
+    "baselines",
+    "comparison",
+)
 """The branches of the parameters that these pipelines read, beside the seed and the device."""
 
 

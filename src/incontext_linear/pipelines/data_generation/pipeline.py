@@ -9,7 +9,7 @@ from incontext_linear.pipelines.data_generation.nodes import (
     draw_probing_prompts,
 )
 
-_DRAW = ["params:task", "params:data_generation", "params:seed"]
+_DRAW = ["params:task", "params:evaluation", "params:data_generation", "params:seed"]
 
 
 def create_pipeline(**kwargs) -> Pipeline:
@@ -18,7 +18,7 @@ def create_pipeline(**kwargs) -> Pipeline:
         node(draw_evaluation_prompts, _DRAW, "evaluation_prompts", name="draw_evaluation_prompts"),
         node(
             draw_evaluation_queries,
-            ["params:task", "params:comparison", "params:seed"],
+            ["params:task", "params:evaluation", "params:comparison", "params:seed"],
             "evaluation_queries",
             name="draw_evaluation_queries",
         ),
