@@ -49,9 +49,9 @@ cancelled: *long
 diverging:
   axes: {{training.learning_rate: [0.003, 1.0e+5]}}
   parameters: {{training: {{optimizer: adamw, gradient_clip: 1.0e+5}}}}
-interrupted:
+interrupted:  # longer: it is looked at while it runs
   axes: {{model.num_layers: [1, 2]}}
-  parameters: {{training: {LONG}}}
+  parameters: {{training: {{num_steps: 1200, checkpoint_every: 20, log_every: 5}}}}
 invalid:
   axes: {{model.width: [16, 15]}}
 """
