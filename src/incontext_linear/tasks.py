@@ -14,13 +14,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from incontext_linear.config import Mixture, TaskConfig
+from incontext_linear.shapes import Xs, Ys
 
 
 class Prompts(NamedTuple):
     """A batch of prompts; ``ws`` holds the weight vectors that made them."""
 
-    xs: Float[Tensor, "batch example dim"]
-    ys: Float[Tensor, "batch example"]
+    xs: Xs
+    ys: Ys
     ws: Float[Tensor, "batch dim"]
 
     def to(self, *args, **kwargs) -> "Prompts":

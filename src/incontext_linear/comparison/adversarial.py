@@ -19,6 +19,7 @@ from incontext_linear.comparison.families import Member
 from incontext_linear.comparison.shifts import noise_of, relabel
 from incontext_linear.comparison.spectra import Prefixes
 from incontext_linear.config import Mixture
+from incontext_linear.shapes import Xs
 from incontext_linear.tasks import Prompts
 
 STEPS_WITH_GRADIENTS = 64
@@ -54,16 +55,14 @@ class Bulk:
     density: tuple[float, float]
 
     @classmethod
-    def of(
-        cls, mixture: Mixture, xs: Float[Tensor, "batch example dim"], tail: float = 0.01
-    ) -> "Bulk":
+    def of(cls, mixture: Mixture, xs: Xs, tail: float = 0.01) -> "Bulk":
         """From prompts of the training distribution, all but a tail on either side."""
         ends = torch.tensor([tail, 1 - tail], dtype=torch.float64, device=xs.device)
         norms = torch.quantile(xs.norm(dim=-1).flatten()[: 2**20], ends).tolist()
         density = torch.quantile(log_density(mixture, xs).sum(1), ends).tolist()
         return cls(mixture, (norms[0], norms[1]), (density[0], density[1]))
 
-    def holds(self, xs: Float[Tensor, "batch example dim"]) -> Bool[Tensor, " batch"]:
+    def holds(self, xs: Xs) -> Bool[Tensor, " batch"]:
         """Whether a prompt is within all ranges; a few ordinary prompts are not."""
         norms, density = xs.norm(dim=-1), log_density(self.mixture, xs).sum(1)
         low, high = norms.amin(1), norms.amax(1)

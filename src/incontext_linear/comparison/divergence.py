@@ -15,6 +15,7 @@ from torch import Tensor
 
 from incontext_linear.config import BootstrapConfig
 from incontext_linear.predictors import Predictor
+from incontext_linear.shapes import Xs, Ys
 from incontext_linear.statistics import mean_interval
 
 
@@ -32,15 +33,15 @@ class ImplicitWeights(NamedTuple):
 
 def squared_prediction_difference(
     first: Float[Tensor, "batch example"], second: Float[Tensor, "batch example"]
-) -> Float[Tensor, "batch example"]:
+) -> Ys:
     """SPD before its mean over prompts: (A₁(D)(x') − A₂(D)(x'))², float64, (B, n)."""
     return (first.double() - second.double()).square()
 
 
 def predict_queries(
     predictor: Predictor,
-    xs: Float[Tensor, "batch example dim"],
-    ys: Float[Tensor, "batch example"],
+    xs: Xs,
+    ys: Ys,
     queries: Float[Tensor, "batch query dim"],
 ) -> Float[Tensor, "batch example query"]:
     """Ask any predictor for predictions at the same fresh queries behind every prefix.
@@ -73,8 +74,8 @@ def predict_queries(
 
 def implicit_weights(
     predictor: Predictor,
-    xs: Float[Tensor, "batch example dim"],
-    ys: Float[Tensor, "batch example"],
+    xs: Xs,
+    ys: Ys,
     queries: Float[Tensor, "batch query dim"],
     prompts_at_once: int = 64,
 ) -> ImplicitWeights:
@@ -114,7 +115,7 @@ def implicit_weights(
 
 def implicit_weight_difference(
     first: Float[Tensor, "batch example dim"], second: Float[Tensor, "batch example dim"]
-) -> Float[Tensor, "batch example"]:
+) -> Ys:
     """ILWD before its mean over prompts: ‖ŵ₁ − ŵ₂‖², float64, (B, n)."""
     return (first.double() - second.double()).square().sum(-1)
 

@@ -32,6 +32,7 @@ from incontext_linear.comparison.filter_families import (
 )
 from incontext_linear.config import BootstrapConfig, Config, OpenFraction, TaskConfig
 from incontext_linear.predictors import Predictor
+from incontext_linear.shapes import Xs, Ys
 from incontext_linear.statistics import interval, ratio_interval
 from incontext_linear.tasks import draw_prompts, generator
 
@@ -128,9 +129,9 @@ class FilterConfig(Config):
 class FilterPrompts(NamedTuple):
     """Prompts whose spectra separate filters."""
 
-    xs: Float[Tensor, "batch example dim"]
+    xs: Xs
     """k + 1 examples, the last of which is never read."""
-    ys: Float[Tensor, "batch example"]
+    ys: Ys
     queries: Float[Tensor, "batch query dim"]
     conditions: Float[np.ndarray, " batch"]
     fitting: Bool[np.ndarray, " batch"]

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from incontext_linear.dotted import import_dotted
 from incontext_linear.predictors.validation import Number, check_real
+from incontext_linear.shapes import Xs, Ys
 from incontext_linear.tasks import Prompts
 
 Strength = Number
@@ -64,14 +65,14 @@ class QueryShift(ABC):
 Shift = PromptShift | QueryShift
 
 
-def noise_of(prompts: Prompts) -> Float[Tensor, "batch example"]:
+def noise_of(prompts: Prompts) -> Ys:
     """The labels' noise, y − wᵀx."""
     return prompts.ys - _labels(prompts.xs, prompts.ws)
 
 
 def relabel(
     prompts: Prompts,
-    xs: Float[Tensor, "batch example dim"] | None = None,
+    xs: Xs | None = None,
     ws: Float[Tensor, "batch dim"] | None = None,
     noise: Float[Tensor, "batch example"] | None = None,
 ) -> Prompts:

@@ -24,6 +24,7 @@ from incontext_linear.predictors import (
     Ridge,
 )
 from incontext_linear.predictors.batching import moments_before
+from incontext_linear.shapes import Xs, Ys
 
 # Below this share of the trace an eigenvalue is rounding: the prompt says nothing of its direction.
 ROUNDING = 1e-13
@@ -68,8 +69,8 @@ class Prefixes:
         examples_seen: K numbers below n.
     """
 
-    xs: Float[Tensor, "batch example dim"]
-    ys: Float[Tensor, "batch example"]
+    xs: Xs
+    ys: Ys
     examples_seen: tuple[int, ...]
 
     @cached_property

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from incontext_linear import construction
 from incontext_linear.comparison.verdict import Verdict
@@ -37,6 +35,7 @@ from incontext_linear.predictors import (
     Ridge,
 )
 from incontext_linear.predictors.validation import Number
+from incontext_linear.shapes import Xs, Ys
 from incontext_linear.tasks import draw_prompts, generator
 
 NONE = "none of these"
@@ -69,9 +68,7 @@ class Noisy:
     std: float
     seed: int
 
-    def __call__(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example"]:
+    def __call__(self, xs: Xs, ys: Ys) -> Ys:
         """Predictions (B, n)."""
         directions = np.random.default_rng(self.seed).standard_normal(xs.shape[-1] + 1)
         direction = torch.from_numpy(directions).to(xs.device)
@@ -89,9 +86,7 @@ class InFloat64:
 
     predictor: Predictor
 
-    def __call__(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example"]:
+    def __call__(self, xs: Xs, ys: Ys) -> Ys:
         """Predictions (B, n)."""
         return self.predictor(xs.double(), ys.double()).to(xs.dtype)
 
@@ -104,9 +99,7 @@ class Switching:
     many: Predictor
     examples_seen: int
 
-    def __call__(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example"]:
+    def __call__(self, xs: Xs, ys: Ys) -> Ys:
         """Predictions (B, n)."""
         k = torch.arange(ys.shape[1], device=ys.device)
         return torch.where(k <= self.examples_seen, self.few(xs, ys), self.many(xs, ys))
@@ -119,9 +112,7 @@ class Blend:
     predictors: tuple[Predictor, ...]
     shares: tuple[float, ...]
 
-    def __call__(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example"]:
+    def __call__(self, xs: Xs, ys: Ys) -> Ys:
         """Predictions (B, n)."""
         pairs = zip(self.shares, self.predictors, strict=True)
         return sum(share * predictor(xs, ys) for share, predictor in pairs)
@@ -134,9 +125,7 @@ class RidgeByContext:
     penalty: float
     power: float
 
-    def __call__(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example"]:
+    def __call__(self, xs: Xs, ys: Ys) -> Ys:
         """Predictions (B, n)."""
         dim = xs.shape[-1]
         columns = [
@@ -154,9 +143,7 @@ class RecentExamples:
 
     num_examples: int
 
-    def __call__(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example"]:
+    def __call__(self, xs: Xs, ys: Ys) -> Ys:
         """Predictions (B, n)."""
         columns = []
         for k in range(ys.shape[1]):
@@ -173,9 +160,7 @@ class RandomNetwork:
     seed: int
     scale: float
 
-    def __call__(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example"]:
+    def __call__(self, xs: Xs, ys: Ys) -> Ys:
         """Predictions (B, n)."""
         rng = np.random.default_rng(self.seed)
         dim, hidden = xs.shape[-1], 32

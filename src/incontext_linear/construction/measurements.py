@@ -20,6 +20,7 @@ from incontext_linear.construction import programs
 from incontext_linear.construction.assembler import ConstructedTransformer
 from incontext_linear.construction.config import Constants, ConstructionConfig, DtypeName
 from incontext_linear.predictors import GradientDescent, OnePassSGD, Predictor, Ridge
+from incontext_linear.shapes import Xs, Ys
 from incontext_linear.tasks import draw_prompts
 
 DTYPES: dict[DtypeName, torch.dtype] = {"float64": torch.float64, "float32": torch.float32}
@@ -47,9 +48,7 @@ class LatestExample:
     def __init__(self, predictor: Predictor):
         self.predictor = predictor
 
-    def __call__(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example"]:
+    def __call__(self, xs: Xs, ys: Ys) -> Ys:
         """Predictions (B, n); ``[:, k]`` depends on ``xs[:, k-1:k+1]`` and ``ys[:, k-1]`` only."""
         predictions = torch.zeros_like(ys)
         if ys.shape[1] > 1:

@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from incontext_linear.shapes import Xs, Ys
+
 
 @runtime_checkable
 class InContextLearner(Protocol):
@@ -26,9 +28,7 @@ class InContextLearner(Protocol):
     num_examples: int | None
     """n of the longest prompt that it takes; None: no limit."""
 
-    def __call__(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example"]:
+    def __call__(self, xs: Xs, ys: Ys) -> Ys:
         """Predictions (B, n); ``[:, k]`` uses ``xs[:, :k+1]`` and ``ys[:, :k]`` only."""
         ...
 
@@ -40,9 +40,7 @@ class LayeredLearner(InContextLearner, Protocol):
     blocks: Sequence[Callable[[Tensor], Tensor]]
     """The L layers, each from a residual stream (B, T, H) to the next one."""
 
-    def embed(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch token width"]:
+    def embed(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch token width"]:
         """The residual stream that enters the first layer."""
         ...
 
@@ -111,8 +109,8 @@ def check_learner(model: object, purpose: str) -> None:
 @torch.no_grad()
 def check_causality(
     model: Callable[[Tensor, Tensor], Tensor],
-    xs: Float[Tensor, "batch example dim"],
-    ys: Float[Tensor, "batch example"],
+    xs: Xs,
+    ys: Ys,
 ) -> None:
     """Try on prompts whether predictions have the right shape, and see only what they may.
 
@@ -147,8 +145,8 @@ def check_causality(
 
 def residual_streams(
     model: LayeredLearner,
-    xs: Float[Tensor, "batch example dim"],
-    ys: Float[Tensor, "batch example"],
+    xs: Xs,
+    ys: Ys,
 ) -> Iterator[tuple[int, Float[Tensor, "batch token width"]]]:
     """The residual streams one after another, so that only those that are kept take memory.
 
@@ -169,7 +167,7 @@ def residual_streams(
 
 def predict_from(
     model: ContinuableLearner, hidden: Float[Tensor, "batch token width"], layer: int
-) -> Float[Tensor, "batch example"]:
+) -> Ys:
     """Go on from the residual stream that ``layer`` left (0: the embedding) to the predictions.
 
     Args:

@@ -25,6 +25,7 @@ from incontext_linear.config import Config
 from incontext_linear.learner.base import check_size, draw_weights, predict_from
 from incontext_linear.learner.tokens import joint_tokens
 from incontext_linear.learner.transformer import tokenize
+from incontext_linear.shapes import Xs, Ys
 
 
 class DeltaConfig(Config):
@@ -176,9 +177,7 @@ class DeltaNetwork(nn.Module):
                 taps.data.mul_(0.5).select(-1, -1).add_(1.0)
         return self
 
-    def forward(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example"]:
+    def forward(self, xs: Xs, ys: Ys) -> Ys:
         """Predict every y from the examples before it: ``predictions[:, k]`` has seen k examples.
 
         Args:
@@ -190,9 +189,7 @@ class DeltaNetwork(nn.Module):
         """
         return predict_from(self, self.embed(xs, ys), layer=0)
 
-    def embed(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch token width"]:
+    def embed(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch token width"]:
         """The tokens behind the read-in, (B, 2n−1, H)."""
         check_size(self, xs)
         tokens = joint_tokens if self.config.tokens == "joint" else tokenize

@@ -18,6 +18,7 @@ from incontext_linear.config import ModelConfig
 from incontext_linear.learner.base import check_size, draw_weights, predict_from
 from incontext_linear.learner.tokens import joint_tokens, visible_tokens
 from incontext_linear.learner.transformer import Block
+from incontext_linear.shapes import Xs, Ys
 
 
 class JointConfig(ModelConfig):
@@ -64,9 +65,7 @@ class JointTransformer(nn.Module):
         draw_weights(self, rng, num_branches=2 * self.config.num_layers)
         return self
 
-    def forward(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example"]:
+    def forward(self, xs: Xs, ys: Ys) -> Ys:
         """Predict every y from the examples before it: ``predictions[:, k]`` has seen k examples.
 
         Args:
@@ -78,9 +77,7 @@ class JointTransformer(nn.Module):
         """
         return predict_from(self, self.embed(xs, ys), layer=0)
 
-    def embed(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch token width"]:
+    def embed(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch token width"]:
         """The joint tokens behind the read-in, plus positions: (B, 2n−1, H)."""
         check_size(self, xs)
         tokens = joint_tokens(xs, ys)

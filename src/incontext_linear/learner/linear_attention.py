@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from incontext_linear.config import Config
 from incontext_linear.learner.base import check_size, draw_weights, predict_from
 from incontext_linear.learner.tokens import joint_tokens
+from incontext_linear.shapes import Xs, Ys
 
 
 class LinearAttentionConfig(Config):
@@ -182,9 +183,7 @@ class LinearAttention(nn.Module):
                 nn.init.normal_(parameter, std=0.3 / parameter.shape[-1], generator=rng)
         return self
 
-    def forward(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example"]:
+    def forward(self, xs: Xs, ys: Ys) -> Ys:
         """Predict every y from the examples before it: ``predictions[:, k]`` has seen k examples.
 
         Cost: O(B n H³ M) a layer for ``causal``, and O(B n² H²) more for ``prefix``.
@@ -198,9 +197,7 @@ class LinearAttention(nn.Module):
         """
         return predict_from(self, self.embed(xs, ys), layer=0)
 
-    def embed(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch token width"]:
+    def embed(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch token width"]:
         """The tokens that enter the first layer, (B, 2n−1, H) or (B, n², H)."""
         check_size(self, xs)
         tokens = joint_tokens(xs, ys)

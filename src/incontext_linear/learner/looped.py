@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from incontext_linear.config import ModelConfig
 from incontext_linear.learner.base import check_size, draw_weights, predict_from
 from incontext_linear.learner.transformer import Block, tokenize
+from incontext_linear.shapes import Xs, Ys
 
 
 class LoopedConfig(ModelConfig):
@@ -80,9 +81,7 @@ class LoopedTransformer(nn.Module):
         draw_weights(self, rng, num_branches=2 * self.config.num_layers)
         return self
 
-    def forward(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example"]:
+    def forward(self, xs: Xs, ys: Ys) -> Ys:
         """Predict every y from the examples before it: ``predictions[:, k]`` has seen k examples.
 
         Args:
@@ -94,9 +93,7 @@ class LoopedTransformer(nn.Module):
         """
         return predict_from(self, self.embed(xs, ys), layer=0)
 
-    def embed(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch token stream"]:
+    def embed(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch token stream"]:
         """Y = 0 beside P, the read-in tokens plus positions: (B, 2n−1, 2H)."""
         check_size(self, xs)
         tokens = tokenize(xs, ys)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from incontext_linear.config import Config
 from incontext_linear.learner.base import check_size, draw_weights, predict_from
 from incontext_linear.learner.transformer import tokenize
+from incontext_linear.shapes import Xs, Ys
 
 
 class RecurrentConfig(Config):
@@ -73,9 +74,7 @@ class Recurrent(nn.Module):
                 nn.init.ones_(block.cell.bias_ih_l0.data[width : 2 * width])
         return self
 
-    def forward(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example"]:
+    def forward(self, xs: Xs, ys: Ys) -> Ys:
         """Predict every y from the examples before it: ``predictions[:, k]`` has seen k examples.
 
         Args:
@@ -87,9 +86,7 @@ class Recurrent(nn.Module):
         """
         return predict_from(self, self.embed(xs, ys), layer=0)
 
-    def embed(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch token width"]:
+    def embed(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch token width"]:
         """The tokens behind the read-in, (B, 2n−1, H)."""
         check_size(self, xs)
         return self.read_in(tokenize(xs, ys))

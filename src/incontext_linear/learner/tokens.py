@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from incontext_linear.shapes import Xs, Ys
 
-def joint_tokens(
-    xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-) -> Float[Tensor, "batch token features"]:
+
+def joint_tokens(xs: Xs, ys: Ys) -> Float[Tensor, "batch token features"]:
     """Queries [0, x] at the even places, examples [y, x] at the odd ones; shape (B, 2n−1, d+1)."""
     labels = torch.stack((torch.zeros_like(ys), ys), dim=2).flatten(1)
     return torch.cat((labels.unsqueeze(-1), xs.repeat_interleave(2, dim=1)), dim=-1)[:, :-1]

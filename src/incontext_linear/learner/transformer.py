@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from incontext_linear.config import ModelConfig
 from incontext_linear.learner.attention import causal_attention
 from incontext_linear.learner.base import residual_streams
+from incontext_linear.shapes import Xs, Ys
 
 
-def tokenize(
-    xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-) -> Float[Tensor, "batch token features"]:
+def tokenize(xs: Xs, ys: Ys) -> Float[Tensor, "batch token features"]:
     """Interleave examples into tokens: [0, x₁], [y₁, 0], …, [0, xₙ]; shape (B, 2n−1, d+1)."""
     x_tokens = F.pad(xs, (1, 0))
     y_tokens = F.pad(ys.unsqueeze(-1), (0, xs.shape[-1]))
@@ -150,9 +149,7 @@ class Transformer(nn.Module):
                 nn.init.normal_(parameter, std=scale * parameter.shape[1] ** -0.5, generator=rng)
         return self
 
-    def forward(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example"]:
+    def forward(self, xs: Xs, ys: Ys) -> Ys:
         """Predict every y from the examples before it: ``predictions[:, k]`` has seen k examples.
 
         Args:
@@ -173,9 +170,7 @@ class Transformer(nn.Module):
             hidden = block(hidden)
         return last(hidden, tokens=slice(None, None, 2))  # nothing reads its y-tokens
 
-    def embed(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch token width"]:
+    def embed(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch token width"]:
         """The residual stream that enters the first layer: read-in tokens plus positions, (B, 2n−1,
         H).
         """
@@ -183,7 +178,7 @@ class Transformer(nn.Module):
         tokens = tokenize(xs, ys)
         return self.read_in(tokens) + self.positions[: tokens.shape[1]]
 
-    def predict(self, hidden: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch example"]:
+    def predict(self, hidden: Float[Tensor, "batch token width"]) -> Ys:
         """Read predictions (B, n) out of the x-tokens of the last residual stream (B, 2n−1, H)."""
         return self.read(hidden[:, self.prediction_tokens(hidden.shape[1])])
 
@@ -195,15 +190,11 @@ class Transformer(nn.Module):
         """What a token of the last residual stream predicts."""
         return self.read_out(self.final_norm(hidden)).squeeze(-1)
 
-    def hidden_states(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "layer batch token width"]:
+    def hidden_states(self, xs: Xs, ys: Ys) -> Float[Tensor, "layer batch token width"]:
         """The residual stream after the embedding and after every layer: (L+1, B, 2n−1, H)."""
         return torch.stack([hidden for _, hidden in residual_streams(self, xs, ys)])
 
-    def attention_weights(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "layer batch head token token"]:
+    def attention_weights(self, xs: Xs, ys: Ys) -> Float[Tensor, "layer batch head token token"]:
         """What every token attends to, in every layer and head: (L, B, M, 2n−1, 2n−1)."""
         # The stream behind the last layer enters none.
         entering = zip(self.blocks, residual_streams(self, xs, ys), strict=False)
@@ -216,8 +207,8 @@ class Transformer(nn.Module):
 
     def predict_queries(
         self,
-        xs: Float[Tensor, "batch example dim"],
-        ys: Float[Tensor, "batch example"],
+        xs: Xs,
+        ys: Ys,
         queries: Float[Tensor, "batch query dim"],
     ) -> Float[Tensor, "batch example query"]:
         """Predictions at fresh queries behind every prefix, in one pass over the prompt.

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from incontext_linear.predictors.base import LinearPredictor
 from incontext_linear.predictors.batching import check_prompts, in_chunks, moments_before
+from incontext_linear.shapes import Xs, Ys
 
 
 @dataclass(frozen=True)
@@ -20,15 +21,11 @@ class Averaging(LinearPredictor):
         ValueError: when called, if the prompts are not allowed.
     """
 
-    def weights(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example dim"]:
+    def weights(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch example dim"]:
         """Fitted weights (B, n, d), as `LinearPredictor.weights` defines them."""
         check_prompts(xs, ys)
         return in_chunks(self._fit, 4 * xs[0].numel() if len(xs) else 1, xs, ys)
 
-    def _fit(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example dim"]:
+    def _fit(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch example dim"]:
         examples_seen = torch.arange(xs.shape[1], dtype=xs.dtype, device=xs.device).clamp(min=1)
         return moments_before(xs, ys) / examples_seen.unsqueeze(-1)

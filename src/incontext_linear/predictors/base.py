@@ -7,15 +7,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from incontext_linear.predictors.batching import check_prompts, check_queries, widen
+from incontext_linear.shapes import Xs, Ys
 
 
 @runtime_checkable
 class Predictor(Protocol):
     """Anything that predicts each y of a prompt from the examples before it."""
 
-    def __call__(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example"]:
+    def __call__(self, xs: Xs, ys: Ys) -> Ys:
         """Predict every prefix at once.
 
         Args:
@@ -38,16 +37,12 @@ class LinearPredictor(ABC):
     """
 
     @abstractmethod
-    def weights(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example dim"]:
+    def weights(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch example dim"]:
         """Fitted weights (B, n, d); ``[:, k]`` is fitted to the first k examples, ``[:, 0]`` to
         none.
         """
 
-    def __call__(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example"]:
+    def __call__(self, xs: Xs, ys: Ys) -> Ys:
         """Predictions (B, n), as `Predictor` defines them.
 
         Raises:
@@ -60,8 +55,8 @@ class LinearPredictor(ABC):
 
     def predict_queries(
         self,
-        xs: Float[Tensor, "batch example dim"],
-        ys: Float[Tensor, "batch example"],
+        xs: Xs,
+        ys: Ys,
         queries: Float[Tensor, "batch query dim"],
     ) -> Float[Tensor, "batch example query"]:
         """Predictions (B, n, Q) at queries (B, Q, d) behind every prefix.

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from incontext_linear.shapes import Xs, Ys
+
 ALLOWED_DTYPES = (torch.float32, torch.float64)
 
 # Bytes of working memory in one chunk: what the cache of one CPU core holds, and enough to fill a
@@ -147,13 +149,11 @@ def sums_before(terms: Float[Tensor, "batch seen ..."]) -> Float[Tensor, "batch 
     return torch.cat((nothing, terms.cumsum(1)), dim=1)
 
 
-def moments_before(
-    xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-) -> Float[Tensor, "batch example dim"]:
+def moments_before(xs: Xs, ys: Ys) -> Float[Tensor, "batch example dim"]:
     """Xᵀy of every prefix (B, n, d)."""
     return sums_before(xs[:, :-1] * ys[:, :-1].unsqueeze(-1))
 
 
-def grams_before(xs: Float[Tensor, "batch example dim"]) -> Float[Tensor, "batch example dim dim"]:
+def grams_before(xs: Xs) -> Float[Tensor, "batch example dim dim"]:
     """XᵀX of every prefix (B, n, d, d)."""
     return sums_before(xs[:, :-1].unsqueeze(-1) * xs[:, :-1].unsqueeze(-2))

@@ -10,6 +10,7 @@ from incontext_linear.predictors.base import LinearPredictor
 from incontext_linear.predictors.batching import check_prompts, in_chunks
 from incontext_linear.predictors.least_squares import PenalizedLeastSquares
 from incontext_linear.predictors.validation import Number, check_real
+from incontext_linear.shapes import Xs, Ys
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,7 @@ class DiscreteMMSE(LinearPredictor):
             )
         check_real("noise_std", self.noise_std)
 
-    def weights(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example dim"]:
+    def weights(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch example dim"]:
         """Fitted weights (B, n, d), as `LinearPredictor.weights` defines them."""
         check_prompts(xs, ys)
         if self.task_pool.shape[1] != xs.shape[2]:
@@ -86,9 +85,7 @@ class DiscreteMMSE(LinearPredictor):
             )
         return in_chunks(self._fit, 4 * len(self.task_pool), xs, ys)
 
-    def _fit(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example dim"]:
+    def _fit(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch example dim"]:
         pool = self.task_pool.to(xs)
         errors = torch.zeros_like(ys[:, 0, None].expand(-1, len(pool)))
         fitted = []

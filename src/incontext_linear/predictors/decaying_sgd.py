@@ -9,6 +9,7 @@ from torch import Tensor
 from incontext_linear.predictors.base import LinearPredictor
 from incontext_linear.predictors.batching import check_prompts, in_chunks_batch_last
 from incontext_linear.predictors.validation import Number, check_real
+from incontext_linear.shapes import Xs, Ys
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,7 @@ class DecayingSGD(LinearPredictor):
         check_real("step_size", self.step_size, positive=True)
         check_real("decay", self.decay)
 
-    def weights(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example dim"]:
+    def weights(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch example dim"]:
         """Fitted weights (B, n, d), as `LinearPredictor.weights` defines them."""
         check_prompts(xs, ys)
         return in_chunks_batch_last(self._fit, 8 * xs.shape[-1], xs, ys)

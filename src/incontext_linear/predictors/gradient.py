@@ -15,6 +15,7 @@ from incontext_linear.predictors.batching import (
     moments_before,
 )
 from incontext_linear.predictors.validation import Number, check_integer, check_real
+from incontext_linear.shapes import Xs, Ys
 
 
 @dataclass(frozen=True)
@@ -42,17 +43,13 @@ class GradientDescent(LinearPredictor):
         check_integer("num_steps", self.num_steps, minimum=0)
         check_real("penalty", self.penalty)
 
-    def weights(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example dim"]:
+    def weights(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch example dim"]:
         """Fitted weights (B, n, d), as `LinearPredictor.weights` defines them."""
         check_prompts(xs, ys)
         num_examples, dim = xs.shape[1:]
         return in_chunks(self._fit, num_examples * dim * (dim if self.num_steps > 1 else 1), xs, ys)
 
-    def _fit(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example dim"]:
+    def _fit(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch example dim"]:
         if self.num_steps == 0:
             return torch.zeros_like(xs)
         rate = 2 * self.step_size
@@ -88,9 +85,7 @@ class OnePassSGD(LinearPredictor):
         check_real("step_size", self.step_size, positive=True)
         check_real("penalty", self.penalty)
 
-    def weights(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example dim"]:
+    def weights(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch example dim"]:
         """Fitted weights (B, n, d), as `LinearPredictor.weights` defines them."""
         check_prompts(xs, ys)
         return in_chunks_batch_last(self._fit, 8 * xs.shape[-1], xs, ys)

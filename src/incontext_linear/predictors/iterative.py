@@ -33,6 +33,7 @@ from incontext_linear.predictors.validation import (
     check_integer,
     check_real,
 )
+from incontext_linear.shapes import Xs, Ys
 
 
 class NormalEquations(LinearPredictor):
@@ -49,17 +50,13 @@ class NormalEquations(LinearPredictor):
     ) -> Float[Tensor, "batch example dim"]:
         """Weights (B, n, d) from XᵀX (B, n, d, d) and Xᵀy (B, n, d); prefix k has k examples."""
 
-    def weights(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example dim"]:
+    def weights(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch example dim"]:
         """Fitted weights (B, n, d), as `LinearPredictor.weights` defines them."""
         check_prompts(xs, ys)
         num_examples, dim = xs.shape[1:]
         return in_chunks(self._fit, num_examples * dim**2, xs, ys)
 
-    def _fit(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example dim"]:
+    def _fit(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch example dim"]:
         return self.solve(grams_before(xs), moments_before(xs, ys))
 
 

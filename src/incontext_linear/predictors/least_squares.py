@@ -30,6 +30,7 @@ from torch import Tensor
 from incontext_linear.predictors.base import LinearPredictor
 from incontext_linear.predictors.batching import check_prompts, in_chunks_batch_last, needs_grad
 from incontext_linear.predictors.validation import Number, check_integer, check_real
+from incontext_linear.shapes import Xs, Ys
 
 
 class _Recursion:
@@ -165,17 +166,13 @@ class PenalizedLeastSquares(LinearPredictor):
     def squared_norm_penalty(self) -> float:
         """λ in ‖Xw − y‖² + λ‖w‖²; 0 is minimum-norm least squares."""
 
-    def weights(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example dim"]:
+    def weights(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch example dim"]:
         """Fitted weights (B, n, d), as `LinearPredictor.weights` defines them."""
         return self._answer(
             xs, ys, lambda xs, ys: torch.stack(_run(xs, ys, self.squared_norm_penalty())[0])
         )
 
-    def __call__(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example"]:
+    def __call__(self, xs: Xs, ys: Ys) -> Ys:
         """Predictions (B, n), as `Predictor` defines them."""
         return self._answer(
             xs, ys, lambda xs, ys: torch.stack(_run(xs, ys, self.squared_norm_penalty())[1])
@@ -256,9 +253,7 @@ class FirstExamples(LinearPredictor):
     def __post_init__(self) -> None:
         check_integer("num_examples", self.num_examples, minimum=0)
 
-    def weights(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example dim"]:
+    def weights(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch example dim"]:
         """Fitted weights (B, n, d), as `LinearPredictor.weights` defines them."""
         check_prompts(xs, ys)
         read = slice(

@@ -16,6 +16,7 @@ from incontext_linear.config import TaskConfig
 from incontext_linear.predictors.base import LinearPredictor
 from incontext_linear.predictors.batching import check_prompts, in_chunks
 from incontext_linear.predictors.validation import Number, check_real
+from incontext_linear.shapes import Xs, Ys
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,9 +80,7 @@ class MixturePosteriorMean(LinearPredictor):
         scales = torch.tensor([component.scale for component in task.weights], dtype=torch.float64)
         return cls(shifts[:, None].expand(-1, task.dim).clone(), scales, task.noise_std)
 
-    def weights(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example dim"]:
+    def weights(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch example dim"]:
         """Fitted weights (B, n, d), as `LinearPredictor.weights` defines them."""
         check_prompts(xs, ys)
         num_examples, dim = xs.shape[1:]
@@ -90,9 +89,7 @@ class MixturePosteriorMean(LinearPredictor):
         per_prefix = num_examples * (dim + len(self.means)) + dim * (dim + len(self.means))
         return in_chunks(self._fit, num_examples * per_prefix, xs, ys)
 
-    def _fit(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example dim"]:
+    def _fit(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch example dim"]:
         num_examples = xs.shape[1]
         seen = xs.new_ones(num_examples, num_examples, dtype=torch.bool).tril(-1)
         designs = xs.unsqueeze(1) * seen.unsqueeze(-1)  # (B, prefix, n, d); unseen rows are zero

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from incontext_linear.predictors.batching import check_prompts, check_queries, in_chunks_batch_last
 from incontext_linear.predictors.validation import check_choice, check_integer
+from incontext_linear.shapes import Xs, Ys
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,7 @@ class NearestNeighbors:
         check_integer("num_neighbors", self.num_neighbors, minimum=1)
         check_choice("weights", self.weights, ("uniform", "distance"))
 
-    def __call__(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example"]:
+    def __call__(self, xs: Xs, ys: Ys) -> Ys:
         """Predictions (B, n), as `Predictor` defines them."""
         check_prompts(xs, ys)
         later_examples = max(1, xs.shape[1] // 2)  # of an example in the middle
@@ -47,8 +46,8 @@ class NearestNeighbors:
 
     def predict_queries(
         self,
-        xs: Float[Tensor, "batch example dim"],
-        ys: Float[Tensor, "batch example"],
+        xs: Xs,
+        ys: Ys,
         queries: Float[Tensor, "batch query dim"],
     ) -> Float[Tensor, "batch example query"]:
         """Predictions (B, n, Q) at queries (B, Q, d) behind every prefix."""

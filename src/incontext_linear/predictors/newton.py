@@ -14,6 +14,7 @@ from incontext_linear.predictors.batching import (
     moments_before,
 )
 from incontext_linear.predictors.validation import check_integer
+from incontext_linear.shapes import Xs, Ys
 
 # Rounding in the null space of XᵀX doubles with every step. Up to this many steps it stays below
 # 1e-9.
@@ -45,17 +46,13 @@ class IterativeNewton(LinearPredictor):
     def __post_init__(self) -> None:
         check_integer("num_steps", self.num_steps, minimum=0)
 
-    def weights(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example dim"]:
+    def weights(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch example dim"]:
         """Fitted weights (B, n, d), as `LinearPredictor.weights` defines them."""
         check_prompts(xs, ys)
         num_examples, dim = xs.shape[1:]
         return in_chunks(self._fit, num_examples * dim**2, xs, ys)
 
-    def _fit(
-        self, xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch example dim"]:
+    def _fit(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch example dim"]:
         gram = grams_before(xs)
         size = (gram * gram).sum((-2, -1), keepdim=True)
         inverse = gram / torch.where(size > 0, size, 1)

@@ -30,6 +30,7 @@ from incontext_linear.learner.saved import Learner
 from incontext_linear.probing.config import INTERVENTIONS, RANDOM, ProbingConfig
 from incontext_linear.probing.readouts import MAKE_PROBES, LinearReadout, unpack_readout
 from incontext_linear.probing.selection import FITTED_ON, Selection, identify
+from incontext_linear.shapes import Xs, Ys
 from incontext_linear.statistics import ratio_interval
 from incontext_linear.tasks import generator
 
@@ -232,9 +233,7 @@ class Pairs(NamedTuple):
     donor: tuple[Tensor, Tensor]
 
 
-def pair_prompts(
-    xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"], examples_seen: int
-) -> Pairs:
+def pair_prompts(xs: Xs, ys: Ys, examples_seen: int) -> Pairs:
     """Pair the first half of the prompts with the second: recipients, and donors of the examples.
 
     No prompt is in two pairs, so pairs are independent and may be resampled as such. Of an odd

@@ -25,6 +25,7 @@ from incontext_linear.predictors import (
 from incontext_linear.probing.config import ProbingConfig
 from incontext_linear.probing.fitting import Split
 from incontext_linear.probing.selection import Selection
+from incontext_linear.shapes import Xs, Ys
 from incontext_linear.statistics import crossed_means, interval
 
 # Ridge penalties tried, as shares of the mean eigenvalue of the states' covariance.
@@ -33,7 +34,7 @@ PENALTIES = (1e-7, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
 def read_predictions(
     hidden: Float[Tensor, "layer token batch width"],
-    ys: Float[Tensor, "batch example"],
+    ys: Ys,
     split: Split,
 ) -> Float[Tensor, "layer test example"]:
     """Fit a linear read-out of the label on every layer, and read predictions out of the test
@@ -106,8 +107,8 @@ def measure_progress(
 def progress_tables(
     read: Float[Tensor, "layer batch example"],
     algorithms: Mapping[str, Mapping[int, Predictor]],
-    xs: Float[Tensor, "batch example dim"],
-    ys: Float[Tensor, "batch example"],
+    xs: Xs,
+    ys: Ys,
     layers: list[int],
     context_lengths: list[int],
     bootstrap: BootstrapConfig,

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
 from incontext_linear.config import resolve_device
@@ -20,6 +20,7 @@ from incontext_linear.learner.transformer import Transformer
 from incontext_linear.probing.config import ProbingConfig
 from incontext_linear.probing.fitting import Column, Split, split_prompts
 from incontext_linear.probing.targets import build_targets, target_values
+from incontext_linear.shapes import Xs, Ys
 
 FITTED_ON = "fitted_on"
 """Among saved read-outs: tells the learner and the prompts that they were fitted on from others."""
@@ -31,9 +32,9 @@ class Selection:
     examples.
     """
 
-    xs: Float[Tensor, "batch example dim"]
+    xs: Xs
     """No longer than the longest context and its query."""
-    ys: Float[Tensor, "batch example"]
+    ys: Ys
     layers: list[int]
     """0 is the embedding."""
     context_lengths: list[int]

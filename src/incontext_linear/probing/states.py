@@ -9,6 +9,7 @@ from torch import Tensor
 from incontext_linear.learner.base import LayeredLearner, residual_streams
 from incontext_linear.learner.saved import Learner
 from incontext_linear.probing.selection import Selection
+from incontext_linear.shapes import Xs, Ys
 
 
 def collect_hidden_states(
@@ -22,8 +23,8 @@ def collect_hidden_states(
 @torch.no_grad()
 def collect_states(
     models: Sequence[LayeredLearner],
-    xs: Float[Tensor, "batch example dim"],
-    ys: Float[Tensor, "batch example"],
+    xs: Xs,
+    ys: Ys,
     layers: Sequence[int],
     prompts_at_once: int = 128,
 ) -> Float[Tensor, "layer token batch width"]:

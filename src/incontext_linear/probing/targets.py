@@ -12,27 +12,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from incontext_linear.dotted import import_dotted, takes_prompts
+from incontext_linear.shapes import Xs, Ys
 
 Target = Callable[[Tensor, Tensor], Tensor]
 
 
-def moment(
-    xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-) -> Float[Tensor, "batch dim"]:
+def moment(xs: Xs, ys: Ys) -> Float[Tensor, "batch dim"]:
     """Xᵀy of the examples, the vector that one step of gradient descent needs."""
     return (xs.mT @ ys.unsqueeze(-1)).squeeze(-1)
 
 
-def least_squares(
-    xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-) -> Float[Tensor, "batch dim"]:
+def least_squares(xs: Xs, ys: Ys) -> Float[Tensor, "batch dim"]:
     """Minimum-norm least-squares weights of the examples, computed in float64."""
     return (torch.linalg.pinv(xs.double()) @ ys.double().unsqueeze(-1)).squeeze(-1).to(ys.dtype)
 
 
-def gram(
-    xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-) -> Float[Tensor, "batch pair"]:
+def gram(xs: Xs, ys: Ys) -> Float[Tensor, "batch pair"]:
     """XᵀX of the examples, its upper triangle row by row: d(d+1)/2 numbers."""
     rows, columns = torch.triu_indices(xs.shape[-1], xs.shape[-1])
     return (xs.mT @ xs)[:, rows, columns]
@@ -41,9 +36,7 @@ def gram(
 def ridge(penalty: float) -> Target:
     """The function that gives the ridge weights (XᵀX + λI)⁻¹Xᵀy, computed in float64."""
 
-    def ridge_weights(
-        xs: Float[Tensor, "batch example dim"], ys: Float[Tensor, "batch example"]
-    ) -> Float[Tensor, "batch dim"]:
+    def ridge_weights(xs: Xs, ys: Ys) -> Float[Tensor, "batch dim"]:
         wide = xs.double()
         penalised = wide.mT @ wide + penalty * torch.eye(
             xs.shape[-1], dtype=wide.dtype, device=xs.device
@@ -85,8 +78,8 @@ def _imported(path: str) -> Target:
 def target_values(
     name: str,
     target: Target,
-    xs: Float[Tensor, "batch example dim"],
-    ys: Float[Tensor, "batch example"],
+    xs: Xs,
+    ys: Ys,
 ) -> Float[Tensor, "batch size"]:
     """Evaluate a target on the examples seen.
 

@@ -25,6 +25,7 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
+from incontext_linear.shapes import Ys
 from incontext_linear.training.config import TrainingConfig
 
 
@@ -34,7 +35,7 @@ class UniformLoss:
     def __call__(
         self,
         predictions: Float[Tensor, "batch example"],
-        ys: Float[Tensor, "batch example"],
+        ys: Ys,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """The loss to descend on, and the mean squared error to report: here the same."""
         loss = (predictions - ys).square().mean()
@@ -76,7 +77,7 @@ class LikelihoodLoss:
     def __call__(
         self,
         predictions: Float[Tensor, "batch example"],
-        ys: Float[Tensor, "batch example"],
+        ys: Ys,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """The loss to descend on, and the mean squared error to report."""
         errors = (predictions - ys).square().mean(0)
