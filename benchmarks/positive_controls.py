@@ -51,12 +51,10 @@ Predictor = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Distribution:
-    """A task, and what multiplies its x and w: by coordinate, by prompt, at a test."""
+    """A task, and what multiplies its x and w: by coordinate, and at a test."""
 
     task: TaskConfig
     input_stds: tuple[float, ...] | None = None
-    prompt_scales: tuple[float, ...] = (1.0,)
-    """One of them, drawn for each prompt, multiplies all its x; another one its w."""
     shift: tuple[float, float] = (1.0, 1.0)
     """Multiplies all x, and all w: a test's shift."""
 
@@ -64,13 +62,10 @@ class Distribution:
         """Prompts in float32; as `draw_prompts`, a pure function of its arguments."""
         plain = draw_prompts(self.task, num_prompts, seed, step, stream)
         noise = plain.ys - (plain.xs @ plain.ws.unsqueeze(-1)).squeeze(-1)
-        rng = generator(seed, f"{stream} scales", step)
-        choice = torch.randint(len(self.prompt_scales), (2, num_prompts), generator=rng)
-        scale_x, scale_w = torch.tensor(self.prompt_scales)[choice]
-        xs = plain.xs * scale_x[:, None, None] * self.shift[0]
+        xs = plain.xs * self.shift[0]
         if self.input_stds is not None:
             xs = xs * torch.tensor(self.input_stds)
-        ws = plain.ws * scale_w[:, None] * self.shift[1]
+        ws = plain.ws * self.shift[1]
         return Prompts(xs, (xs @ ws.unsqueeze(-1)).squeeze(-1) + noise, ws)
 
 
@@ -503,9 +498,6 @@ def _scales() -> Iterator[Control]:
         "one scale": Distribution(TaskConfig(**sizes)),
         "each x and each w at scale 1 or 3": Distribution(
             TaskConfig(inputs=both, weights=both, **sizes)
-        ),
-        "each prompt's x and w at scale 1 or 3": Distribution(
-            TaskConfig(**sizes), prompt_scales=(1.0, 3.0)
         ),
     }
     for name, distribution in trained_on.items():
