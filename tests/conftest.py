@@ -5,12 +5,17 @@ not at all.
 """
 
 import os
+import signal
 from importlib.util import find_spec
 
 # Threads that wait for each other sleep instead of spinning, which costs tiny networks many times
 # their own work once anything else wants the cores. Must be set before PyTorch loads OpenMP.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("DO_NOT_TRACK", "1")
+
+# Under nohup SIGHUP is ignored, also by the processes that tests start; a handler is not inherited.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 import torch
 
