@@ -76,3 +76,8 @@ def test_batches_on_a_gpu_are_drawn_there_and_repeat():
     first, second = (draw_prompts(task, 5, 0, 7, device="cuda") for _ in range(2))
     assert first.xs.is_cuda
     assert equal(first, second)
+
+
+def test_a_pool_is_drawn_once_for_all_batches():
+    task = TaskConfig(dim=3, pool_size=7)
+    assert task_pool(task).data_ptr() == task_pool(task.model_copy()).data_ptr()

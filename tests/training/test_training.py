@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from incontext_linear.config import ModelConfig, TaskConfig
-from incontext_linear.learner.saved import Learner
-from incontext_linear.training import Recipe, TrainingDivergedError, train
+from incontext_linear.learner import Learner, Transformer
+from incontext_linear.learner.attention import causal_attention
+from incontext_linear.training import Recipe, TrainingDivergedError, TrainingStep, train
 from incontext_linear.training.checkpoints import CheckpointStore
 from incontext_linear.training.config import TrainingConfig
+from incontext_linear.training.kernels import packed_attention
 from incontext_linear.training.loop import learning_rate_at, reporting_prefix
 
 TASK = TaskConfig(dim=2, num_examples=6)
@@ -210,3 +212,20 @@ def test_divergence_names_the_step_the_rate_and_the_last_good_checkpoint(tmp_pat
 def test_divergence_without_checkpoints_says_so():
     with pytest.raises(TrainingDivergedError, match="no checkpoint had been saved"):
         run(learning_rate=1e4, gradient_clip=1e9)
+
+
+def test_the_blocks_attend_by_our_kernels_only_where_these_are_asked_for():
+    model = Transformer(2, 6, MODEL)
+    TrainingStep(model, TRAINING.model_copy(update={"own_kernels": False}))
+    assert all(block.attention.mix is causal_attention for block in model.blocks)
+    packed_attention.install(model)
+    assert not any(block.attention.mix is causal_attention for block in model.blocks)
+
+
+def test_runs_that_draw_or_compute_otherwise_do_not_share_checkpoints():
+    recipe = Recipe(TASK, MODEL, TRAINING, 0)
+    lower = Recipe(TASK, MODEL, TRAINING.model_copy(update={"precision": "bfloat16"}), 0)
+    names = [recipe.run_name(torch.device(device)) for device in ("cpu", "cuda")]
+    names.append(lower.run_name(torch.device("cpu")))
+    assert len(set(names)) == 3
+    assert names[0].startswith(recipe.fingerprint)
