@@ -33,7 +33,7 @@ from incontext_linear.comparison.filter_families import (
 from incontext_linear.config import BootstrapConfig, Config, OpenFraction, TaskConfig
 from incontext_linear.predictors import Predictor
 from incontext_linear.shapes import Xs, Ys
-from incontext_linear.statistics import interval, ratio_interval
+from incontext_linear.statistics import interval, paired_log_ratio, ratio_interval
 from incontext_linear.tasks import draw_prompts, generator
 
 # Eigenvalues below this share of a prompt's largest one are zero: fewer examples than dimensions.
@@ -239,6 +239,20 @@ def prompt_ratios(
         return ratio_interval(numerator, denominator, bootstrap, seed)
 
 
+def error_ratios(
+    first: np.ndarray, second: np.ndarray, config: FilterConfig, seed: int
+) -> pd.DataFrame:
+    """As `prompt_ratios`, of squared errors: the interval is that of the logarithm.
+
+    Ratios of thousands, to an error at the level of rounding, have limits above 0 too.
+    """
+    bootstrap = BootstrapConfig(confidence=config.confidence, num_resamples=config.num_resamples)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        table = paired_log_ratio(first, second, bootstrap, seed)
+        ratios = np.exp(table[["log_ratio", "low", "high"]])
+    return ratios.set_axis(["mean", "low", "high"], axis=1)
+
+
 def filter_bins(
     coordinates: Float[np.ndarray, "batch dim"],
     spectra: Spectra,
@@ -437,7 +451,7 @@ def _score(
         ("misfit", weighted + rounding, floor + rounding),
         ("ratio", weighted + rounding, over + rounding),
     ):
-        ratio = prompt_ratios(
+        ratio = error_ratios(
             numerator, np.repeat(denominator[:, None], len(fits), axis=1), config, seed
         )
         table[[name, f"{name}_low", f"{name}_high"]] = ratio[["mean", "low", "high"]]

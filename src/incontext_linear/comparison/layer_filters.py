@@ -39,9 +39,9 @@ from incontext_linear.comparison.filters import (
     FilterMeasurement,
     FilterPrompts,
     draw_filter_prompts,
+    error_ratios,
     filter_power,
     measure_filter,
-    prompt_ratios,
     spectra,
 )
 from incontext_linear.config import TaskConfig
@@ -441,11 +441,11 @@ def _readable_rows(
     left: np.ndarray, before: np.ndarray, total: np.ndarray, config: FilterConfig, seed: int
 ) -> pd.DataFrame:
     nearest = np.repeat(left[:, [(left.sum(0) / total.sum(0)).argmin()]], left.shape[1], axis=1)
-    missed = prompt_ratios(left, total, config, seed)
+    missed = error_ratios(left, total, config, seed)
     table = missed.rename(columns={"mean": "missed"})
     for name, over in (
-        ("gain", prompt_ratios(before, left, config, seed)),
-        ("ratio", prompt_ratios(left, nearest, config, seed)),
+        ("gain", error_ratios(before, left, config, seed)),
+        ("ratio", error_ratios(left, nearest, config, seed)),
     ):
         table[[name, f"{name}_low", f"{name}_high"]] = over[["mean", "low", "high"]]
     return table
