@@ -113,6 +113,9 @@ class Tracking(MlflowHook):
     ) -> None:
         """End the run as kedro-mlflow does: it was not interrupted."""
         super().after_pipeline_run(run_params, pipeline, catalog)
+        # Nodes have opened the run again: left open, it would take in a notebook's next run.
+        if not self._already_active_mlflow:
+            end_open_runs("FINISHED")
         atexit.unregister(end_open_runs)
 
     @hook_impl

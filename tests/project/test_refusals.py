@@ -5,11 +5,13 @@ import subprocess
 import sys
 
 import click
+import mlflow
 import pytest
 from click.testing import CliRunner
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from kedro.runner import ParallelRunner, SequentialRunner, ThreadRunner
+from support.project import forget_runs
 from support.projects import copy_project, snapshot
 
 from incontext_linear.cli import run
@@ -23,6 +25,12 @@ PROMPTS = {
     "pipeline_names": ["data_generation"],
     "node_names": ["data_generation.draw_probing_prompts"],
 }
+
+
+@pytest.fixture(autouse=True)
+def forget():
+    yield
+    forget_runs()
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +114,4 @@ def test_a_run_in_a_notebook_respects_the_lock_and_takes_it(project, kind):
     with kind.create(project, env="test") as session:
         session.run(**PROMPTS)
     assert not lock.exists()
+    assert mlflow.active_run() is None  # or the next run would be mixed into this one

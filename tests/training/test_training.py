@@ -24,7 +24,8 @@ MODEL = ModelConfig(num_layers=2, num_heads=2, width=16)
 TRAINING = TrainingConfig(
     num_steps=24, batch_size=8, learning_rate=2e-3, log_every=3, checkpoint_every=5
 )
-NAME = Recipe(TASK, MODEL, TRAINING, 0).fingerprint
+FINGERPRINT = Recipe(TASK, MODEL, TRAINING, 0).fingerprint
+NAME = Recipe(TASK, MODEL, TRAINING, 0).run_name(torch.device("cpu"))
 
 # A run like those below, in a process of its own, that reports every step it has taken.
 KILLED_RUN = Path(__file__).parent / "programs" / "pausing_training.py"
@@ -103,9 +104,9 @@ def test_the_fingerprint_ignores_what_the_result_does_not_depend_on():
         update={"checkpoint_every": 7, "compile": False, "own_kernels": False, "cuda_graph": False}
     )
     other = TRAINING.model_copy(update={"optimizer": "muon"})
-    assert Recipe(TASK, MODEL, same, 0).fingerprint == NAME
-    assert Recipe(TASK, MODEL, other, 0).fingerprint != NAME
-    assert Recipe(TASK, MODEL, TRAINING, 1).fingerprint != NAME
+    assert Recipe(TASK, MODEL, same, 0).fingerprint == FINGERPRINT
+    assert Recipe(TASK, MODEL, other, 0).fingerprint != FINGERPRINT
+    assert Recipe(TASK, MODEL, TRAINING, 1).fingerprint != FINGERPRINT
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -205,7 +206,9 @@ def test_divergence_names_the_step_the_rate_and_the_last_good_checkpoint(tmp_pat
         TrainingDivergedError, match=r"step \d+ of 24.*learning rate .*last good"
     ) as caught:
         train(Recipe(TASK, MODEL, training, 0), "cpu", CheckpointStore(tmp_path))
-    kept = CheckpointStore(tmp_path).paths(Recipe(TASK, MODEL, training, 0).fingerprint)
+    kept = CheckpointStore(tmp_path).paths(
+        Recipe(TASK, MODEL, training, 0).run_name(torch.device("cpu"))
+    )
     assert str(kept[-1]) in str(caught.value)
 
 
