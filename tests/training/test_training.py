@@ -13,6 +13,7 @@ import torch
 from incontext_linear.config import ModelConfig, TaskConfig
 from incontext_linear.learner import Learner, Transformer
 from incontext_linear.learner.attention import causal_attention
+from incontext_linear.learner.transformer import Attention
 from incontext_linear.training import Recipe, TrainingDivergedError, TrainingStep, train
 from incontext_linear.training.checkpoints import CheckpointStore
 from incontext_linear.training.config import TrainingConfig
@@ -220,9 +221,10 @@ def test_divergence_without_checkpoints_says_so():
 def test_the_blocks_attend_by_our_kernels_only_where_these_are_asked_for():
     model = Transformer(2, 6, MODEL)
     TrainingStep(model, TRAINING.model_copy(update={"own_kernels": False}))
-    assert all(block.attention.mix is causal_attention for block in model.blocks)
+    layers = [module for module in model.modules() if isinstance(module, Attention)]
+    assert all(layer.mix is causal_attention for layer in layers)
     packed_attention.install(model)
-    assert not any(block.attention.mix is causal_attention for block in model.blocks)
+    assert not any(layer.mix is causal_attention for layer in layers)
 
 
 def test_runs_that_draw_or_compute_otherwise_do_not_share_checkpoints():

@@ -249,8 +249,8 @@ def error_ratios(
     bootstrap = BootstrapConfig(confidence=config.confidence, num_resamples=config.num_resamples)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         table = paired_log_ratio(first, second, bootstrap, seed)
-        ratios = np.exp(table[["log_ratio", "low", "high"]])
-    return ratios.set_axis(["mean", "low", "high"], axis=1)
+        ratios = {name: np.exp(table[name].to_numpy()) for name in ("log_ratio", "low", "high")}
+    return pd.DataFrame({"mean": ratios.pop("log_ratio"), **ratios})
 
 
 def filter_bins(
