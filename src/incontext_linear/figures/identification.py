@@ -81,7 +81,7 @@ def _domain(
             color = _ramp(norm(max(cell.left, limit)))
             axes.add_patch(Rectangle((column - 0.47, row - 0.4), 0.94, 0.8, color=color))
             valid = cell.left <= limit
-            text = "" if cell.strength < 0 and cell.strength == -1.0 else f"{cell.strength:g}"
+            text = "" if cell.strength == -1.0 else f"{cell.strength:g}"
             axes.text(
                 *(column, row),
                 text or ("within" if valid else "beyond"),
