@@ -38,7 +38,9 @@ def test_a_bold_strength_is_one_that_the_candidate_explains(distances):
         "input scale 3",
         "sphere 1",
     ]
-    assert right.images[0].get_array()[1, 0] == pytest.approx(0.5)
+    drawn = right.images[0].get_array()
+    assert drawn is not None
+    assert drawn[1, 0] == pytest.approx(0.5)
 
 
 def test_shifts_of_one_strength_have_no_curve(distances):
