@@ -4,7 +4,8 @@ A confidence interval is checked by drawing samples from a population whose mean
 population is made of per-prompt squared differences (SPD, paper section 4) between the learner that
 ships and least squares, at k = 1, …, 39; its mean over all prompts is the truth, and samples are
 drawn from it with replacement. Others have textbook shapes. All kinds get the same samples and the
-same resamples. Prints the tables that ``docs/statistics.md`` shows, and writes every row to a CSV.
+same resamples. Prints the tables that ``docs/reference/statistics.md`` shows, and
+writes every row to a CSV.
 
 The learner's predictions (about a quarter of an hour for 98,304 prompts on one core) are kept in
 ``--predictions``.

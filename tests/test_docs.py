@@ -10,7 +10,7 @@ import yaml
 PROJECT = Path(__file__).parents[1]
 PAGES = sorted(
     path
-    for pattern in ("*.md", "docs/*.md", "data/06_models/pretrained/*.md")
+    for pattern in ("*.md", "docs/**/*.md", "data/06_models/pretrained/*.md")
     for path in PROJECT.glob(pattern)
 )
 COLUMNS = 100

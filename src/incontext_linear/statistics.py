@@ -4,8 +4,8 @@ Every interval of the project comes from here. Squared prediction differences (S
 have heavy tails near k = d: the worst prompt in a thousand holds a quarter to a third of the mean,
 so a percentile interval of 1,024 prompts covers the mean in 65 to 80 of 100 samples where it says
 95. `mean_interval` therefore studentises on the log scale and lets the upper limit look past the
-largest value seen, by a generalised Pareto tail. `docs/statistics.md` has formulas and measured
-coverage.
+largest value seen, by a generalised Pareto tail. `docs/reference/statistics.md` has formulas and
+measured coverage.
 
 Why not `scipy.stats.bootstrap`: it draws its resamples anew in every call, so columns and
 predictors would not share them (and drawing is most of the cost); it holds resamples × samples ×

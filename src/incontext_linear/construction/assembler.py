@@ -1,8 +1,8 @@
 """From operations to weights: builds a `Transformer` whose blocks carry out a program.
 
 Every number here becomes an entry of a weight matrix, a bias, a LayerNorm gain or a position vector
-of the ordinary `Transformer`; nothing is computed outside its forward pass. `docs/construction.md`
-derives each.
+of the ordinary `Transformer`; nothing is computed outside its forward pass.
+`docs/results/construction.md` derives each.
 
 Shape letters: R named rows, H hidden rows (the width), U hidden units of the MLP, T tokens.
 """

@@ -4,8 +4,8 @@ it.
 The construction replaces three limits by large or small numbers (paper, section 3 and its
 appendix): attention that looks at one token only, a LayerNorm that changes nothing, and a GeLU that
 squares. Each number trades the error of the unfinished limit against floating-point rounding, so
-each has a best value for every dtype; `docs/construction.md` shows the measured table from which
-the defaults below come.
+each has a best value for every dtype; `docs/results/construction.md` shows the measured table from
+which the defaults below come.
 """
 
 from typing import Annotated, Literal

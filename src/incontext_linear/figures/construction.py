@@ -1,7 +1,7 @@
 """Figures of the construction: its sizes, its errors, and the hidden matrix of one gradient step.
 
 Tables in (see `measurements`), Matplotlib figures out. To draw the figures of
-`docs/construction.md`:
+`docs/results/construction.md`:
 
     python -m incontext_linear.figures.construction docs/figures
 """
