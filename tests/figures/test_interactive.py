@@ -1,0 +1,93 @@
+"""The interactive charts: the same numbers, names and colours as the figures in Matplotlib."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from incontext_linear.figures.interactive import Panel, curves, dark_color, heat_map, short
+from incontext_linear.figures.style import styles
+
+
+@pytest.fixture
+def table():
+    """Least squares falls below the floor; gradient descent diverges at its last point."""
+    rows = [
+        {"predictor": name, "examples_seen": k, "mean": value, "low": value / 2, "high": 2 * value}
+        for name, values in {"ols": (1.0, 1e-20, 0.1), "gd_10": (1.0, 2.0, 1e20)}.items()
+        for k, value in enumerate(values, start=1)
+    ]
+    return pd.DataFrame(rows).assign(diverged=lambda rows: rows["mean"] > 1e12)
+
+
+def draw(table, **settings) -> tuple[Any, dict[tuple[str, str], Any]]:
+    panel = Panel(table, "examples_seen", "predictor", "SPD", "k", "SPD", **settings)
+    figure: Any = curves([panel, panel])
+    named = [trace for trace in figure.data if trace.name]
+    return figure, {(trace.name, trace.xaxis): trace for trace in named}
+
+
+def test_a_curve_has_the_name_and_colour_of_the_other_figures_and_one_legend_entry(table):
+    figure, lines = draw(table)
+    looks = styles(["ols", "gd_10"])
+    assert lines["least squares", "x"].line.color == looks["ols"]["color"]
+    diverging = "gradient descent, 10 steps (diverges)"
+    assert lines[diverging, "x2"].line.color == looks["gd_10"]["color"]
+    in_legend = [trace.name for trace in figure.data if trace.showlegend]
+    assert in_legend == ["least squares", diverging]
+    groups = [trace.legendgroup for trace in figure.data]
+    assert groups.count("ols") == groups.count("gd_10") == 4  # a band and a line in each panel
+
+
+def test_the_hover_says_the_value_though_it_is_drawn_at_the_floor(table):
+    _, lines = draw(table, log_y=True, floor=1e-3)
+    curve = lines["least squares", "x"]
+    assert list(curve.y) == [1.0, 1e-3, 0.1]
+    assert curve.customdata[1] == "1.0·10⁻²⁰ [5.0·10⁻²¹, 2.0·10⁻²⁰]"
+
+
+def test_what_diverges_is_not_drawn(table):
+    _, lines = draw(table)
+    drawn = lines["gradient descent, 10 steps (diverges)", "x"].y
+    assert list(drawn[:2]) == [1.0, 2.0]
+    assert math.isnan(drawn[2])
+
+
+def test_an_interval_that_reaches_below_0_does_not_stretch_a_logarithmic_axis(table):
+    figure, _ = draw(table[table["predictor"] == "ols"].assign(low=-1.0), log_y=True, floor=1e-3)
+    assert figure.layout.yaxis.range[0] == pytest.approx(-3.3)
+
+
+def test_a_map_says_its_values_and_marks_cells():
+    grid = pd.DataFrame([[1.0, 0.01], [np.nan, 10.0]], index=[1, 2], columns=["a", "b"])
+    figure: Any = heat_map(grid, "column", "row", "share", log=True, marked=[(1, "b")])
+    image, circles = figure.data
+    assert image.z[0].tolist() == [0.0, -2.0]
+    assert image.customdata.tolist() == [["1", "0.01"], ["–", "10"]]
+    assert (circles.x, circles.y) == (("b",), ("1",))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.00412, "0.00412"), (3e-5, "3.0·10⁻⁵"), (0.0, "0"), (math.inf, "diverged"), (12.34, "12.3")],
+)
+def test_numbers_are_short(value, text):
+    assert short(value) == text
+
+
+def luminance(color):
+    parts = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    return sum(
+        share * (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4)
+        for share, part in zip((0.2126, 0.7152, 0.0722), parts, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["transformer", "ols", "ridge_0.001", "gd_100", "newton_30", "sgd", "zero", "first_1"]
+)
+def test_every_colour_can_be_seen_on_a_dark_page(name):
+    page, line = luminance("#111827"), luminance(dark_color(styles([name])[name]["color"]))
+    assert (line + 0.05) / (page + 0.05) > 3  # WCAG's contrast of graphical objects
