@@ -139,7 +139,8 @@ def test_names_of_ones_own_stay_distinguishable():
         ("knn_1", "the nearest neighbour"),
         ("first_1", "least squares on the first example"),
         ("first_2", "least squares on the first 2 examples"),
-        ("last_label", "last_label"),
+        ("last_label", "last label"),
+        ("nearest_neighbors", "nearest neighbours"),
     ],
 )
 def test_algorithms_are_named_in_words(name, expected):

@@ -10,33 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from incontext_linear.figures.style import INK, MUTED, PALETTE, draw_curves, prepare_axes
+from incontext_linear.figures.words import algorithm_name, shift_name
 
 HOME = "home"
 FLOOR = 1e-6
 """The smallest share of Var(y) that the colours tell apart."""
 CELL = ["shift", "strength"]
-WORDS = {
-    "ols": "least squares",
-    "ridge": "ridge, λ fitted",
-    "newton": "Newton",
-    "gradient_descent": "gradient descent",
-    "conjugate_gradients": "conjugate gradients",
-    "covariance_descent": "preconditioned step",
-    "diagonal_descent": "diagonal descent",
-    "heavy_ball": "heavy ball",
-    "first_examples": "first m examples",
-    "nearest_neighbors": "nearest neighbours",
-    "weighted_neighbors": "weighted neighbours",
-    "sgd": "one-pass SGD",
-    "decaying_sgd": "SGD, decaying rate",
-    "sgd_weight_decay": "SGD, weight decay",
-    "bayes": "Bayes predictor",
-}
-
-
-def in_words(name: str) -> str:
-    """A family's or shift's name as a figure shows it."""
-    return WORDS.get(name, name.replace("_", " "))
 
 
 def pooled(distances: pd.DataFrame) -> pd.DataFrame:
@@ -100,10 +79,10 @@ def _domain(
                 )
     axes.set_xlim(-0.6, longest - 0.4)
     axes.set_ylim(len(shifts) - 0.4, -0.6)
-    title = f"Where {in_words(candidate)} explains at least {100 * (1 - limit):g} %"
+    title = f"Where {algorithm_name(candidate)} explains at least {100 * (1 - limit):g} %"
     prepare_axes(axes, title, "strength of the shift (green line: explained; darker: less)", "")
     axes.grid(visible=False)
-    axes.set_yticks(range(len(shifts)), [in_words(name) for name in shifts])
+    axes.set_yticks(range(len(shifts)), [shift_name(name) for name in shifts])
     axes.set_xticks([])
 
 
@@ -126,7 +105,7 @@ def _map(axes: Axes, table: pd.DataFrame, shifts: Sequence[str]):
         )
         hardest = cells.min(axis=1).idxmax()
         grid[index] = cells.loc[hardest, candidates]
-        labels.append(in_words(shift) + ("" if hardest == -1.0 else f" {hardest:g}"))
+        labels.append(shift_name(shift) + ("" if hardest == -1.0 else f" {hardest:g}"))
     image = axes.imshow(
         np.clip(grid, FLOOR, 10), norm=LogNorm(FLOOR, 10), cmap="viridis_r", aspect="auto"
     )
@@ -136,7 +115,9 @@ def _map(axes: Axes, table: pd.DataFrame, shifts: Sequence[str]):
     prepare_axes(axes, "Distance to every candidate (circle: nearest)", "", "")
     axes.grid(visible=False)
     axes.set_yticks(range(len(rows)), labels, fontsize=8)
-    axes.set_xticks(range(len(candidates)), map(in_words, candidates), rotation=50, ha="right")
+    axes.set_xticks(
+        range(len(candidates)), map(algorithm_name, candidates), rotation=50, ha="right"
+    )
     axes.tick_params(axis="x", labelsize=8)
     return image
 
@@ -157,9 +138,9 @@ def plot_shift_curves(distances: pd.DataFrame, num_candidates: int = 5) -> Figur
     grid = figure.subplots(num_rows, num_columns, squeeze=False).flatten()
     for axes, shift in zip(grid, shifts, strict=False):
         rows = shown[shown["shift"] == shift].rename(columns={"distance": "mean"})
-        draw_curves(axes, rows.sort_values("strength"), "strength", "candidate", in_words)
+        draw_curves(axes, rows.sort_values("strength"), "strength", "candidate")
         axes.set_yscale("log")
-        prepare_axes(axes, in_words(shift), "strength", "share of Var(y)")
+        prepare_axes(axes, shift_name(shift), "strength", "share of Var(y)")
     for axes in grid[len(shifts) :]:
         axes.remove()
     handles, labels = grid[0].get_legend_handles_labels()

@@ -71,13 +71,8 @@ def coordinate_names(axis: str, coordinates: Iterable[float]) -> list[str]:
 
 
 def solid_colors(predictors: Iterable[str]) -> dict[str, tuple[float, float, float]]:
-    """A colour for each predictor, for areas: the curves' own, darker where those are dashed."""
-    return {
-        name: tuple(
-            part * (1.0 if look["linestyle"] == "-" else 0.62) for part in to_rgb(look["color"])
-        )
-        for name, look in styles(predictors).items()
-    }
+    """A colour for each predictor, for areas: the curves' own."""
+    return {name: to_rgb(look["color"]) for name, look in styles(predictors).items()}
 
 
 def _scope_titles(table: pd.DataFrame) -> dict[str, str]:

@@ -24,31 +24,59 @@ LEARNER_COLOR = "#111827"
 LARGEST_DRAWN = 1e12
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)))
 
-_COLORS = {
-    LEARNER: LEARNER_COLOR,
-    "ols": PALETTE[0],
-    "bayes": PALETTE[5],
-    "sgd": PALETTE[6],
-    "averaging": PALETTE[4],
-    "zero": "#9ca3af",
-    "moment": PALETTE[0],
-    "least_squares": PALETTE[1],
-    "ridge": PALETTE[2],
-    "gram": PALETTE[3],
-    "minimal_edit": PALETTE[0],
-    "pattern_edit": PALETTE[1],
-    "interchange_attended": PALETTE[2],
-    "interchange_context": MUTED,
+_FAMILIES: dict[str, tuple[str, str, float, float, Any]] = {
+    "ridge": ("#8a3300", "#f7b98a", 1e-2, 1e1, DASHES[0]),
+    "gd": ("#8fdcc2", "#00543d", 1.0, 100.0, DASHES[1]),
+    "newton": ("#b9aaf0", "#3b2a94", 1.0, 30.0, DASHES[2]),
+    "knn": ("#e8b4d3", "#8f3d69", 1.0, 10.0, DASHES[0]),
+    "first": ("#6b1f2b", "#d98a94", 1.0, 10.0, DASHES[2]),
 }
-_SHADES = {
-    "ridge": ("#7a2e00", "#f5a66b", 1e-3, 1e2),
-    "gd": ("#8fdcc2", "#00543d", 1.0, 100.0),
-    "newton": ("#b9aaf0", "#3b2a94", 1.0, 30.0),
-    "knn": ("#e8b4d3", "#8f3d69", 1.0, 10.0),
-    "first": ("#6b1f2b", "#d98a94", 1.0, 10.0),
+"""Family → colours of a small and of a large number, which numbers are small and large, its dash.
+
+Gradient methods are dashed and second-order ones dotted, so that colour is not the only sign.
+"""
+_LOOKS: dict[str, tuple[str, Any]] = {
+    LEARNER: (LEARNER_COLOR, DASHES[0]),
+    "least_squares": (PALETTE[0], DASHES[0]),
+    "averaging": (PALETTE[4], DASHES[0]),
+    "bayes": (PALETTE[5], DASHES[1]),
+    "zero": ("#9ca3af", DASHES[2]),
+    "sgd": (PALETTE[6], DASHES[1]),
+    "decaying_sgd": ("#b8965a", DASHES[1]),
+    "sgd_weight_decay": ("#5e4719", DASHES[1]),
+    "ridge": (PALETTE[1], DASHES[0]),
+    "gd": (PALETTE[2], DASHES[1]),
+    "diagonal_descent": ("#66a61e", DASHES[1]),
+    "covariance_descent": ("#3f6b00", DASHES[2]),
+    "heavy_ball": ("#1b9e9e", DASHES[1]),
+    "chebyshev": ("#0b5f66", DASHES[2]),
+    "richardson": ("#7dbf9a", DASHES[1]),
+    "newton": (PALETTE[7], DASHES[2]),
+    "conjugate_gradients": ("#a6328c", DASHES[2]),
+    "knn": (PALETTE[3], DASHES[0]),
+    "weighted_neighbors": ("#7a3b60", DASHES[0]),
+    "first": ("#a3404d", DASHES[2]),
+    "sherman_morrison": ("#a6328c", DASHES[0]),
+    "gram": (PALETTE[3], DASHES[0]),
+    "minimal_edit": (PALETTE[0], DASHES[0]),
+    "pattern_edit": (PALETTE[1], DASHES[0]),
+    "interchange_attended": (PALETTE[2], DASHES[0]),
+    "interchange_context": (MUTED, DASHES[1]),
 }
-"""Family → colours of a small and of a large number, and which numbers are small and large."""
-_DASHED = {"bayes": DASHES[1], "zero": DASHES[2], "interchange_context": DASHES[1]}
+_SAME = {
+    "ols": "least_squares",
+    "moment": "averaging",  # the weights of averaging are Xᵀy over a number
+    "gradient_descent": "gd",
+    "gradient_flow": "gd",
+    "gradient_step": "gd",
+    "one_pass_sgd": "sgd",
+    "iterative_newton": "newton",
+    "newton_start": "newton",
+    "nearest_neighbors": "knn",
+    "first_examples": "first",
+    "momentum": "heavy_ball",
+}
+"""What one algorithm is called elsewhere: as a candidate, a filter, a target or a program."""
 
 
 def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -64,17 +92,17 @@ def _style(name: str) -> dict[str, Any]:
     if name.endswith("_random"):
         return _style(name.removesuffix("_random")) | {"linestyle": DASHES[2]}
     family, number = parse_algorithm(name)
-    if name in _COLORS:
-        color = _COLORS[name]
-    elif number is not None and family in _SHADES:
-        color = _shade(*_SHADES[family], number)
+    known = _SAME.get(name, name)
+    if known in _LOOKS:
+        color, dash = _LOOKS[known]
+    elif number is not None and family in _FAMILIES:
+        *shades, dash = _FAMILIES[family]
+        color = _shade(*shades, number)
     else:
-        color = _own_color(name)
-    by_distance = number is not None and name.endswith("_distance")
-    return {
-        "color": color,
-        "linestyle": DASHES[1] if by_distance else _DASHED.get(name, DASHES[0]),
-    }
+        color, dash = _own_color(name), DASHES[0]
+    if number is not None and name.endswith("_distance"):
+        color, dash = to_hex([0.62 * part for part in to_rgb(color)]), DASHES[1]
+    return {"color": color, "linestyle": dash}
 
 
 def _shade(small: str, large: str, lowest: float, highest: float, number: float) -> str:

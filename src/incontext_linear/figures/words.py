@@ -1,6 +1,6 @@
 """What figures call things: algorithms, targets, interventions and tokens in words, not code names.
 
-Names that are not known here (a user's own) are shown as they are.
+Names that are not known here (a user's own) are shown as they are, with blanks.
 """
 
 import re
@@ -12,11 +12,22 @@ from incontext_linear.tables import LEARNER
 _ALGORITHMS = {
     LEARNER: "transformer",
     "ols": "least squares",
-    "bayes": "Bayes",
+    "zero": "predicting 0",
+    "bayes": "Bayes (posterior mean)",
     "sgd": "one-pass SGD",
-    "averaging": "averaging",
-    "zero": "zero",
+    "ridge": "ridge, λ fitted",
+    "newton": "Newton",
+    "gd": "gradient descent",
+    "first_examples": "first m examples",
+    "nearest_neighbors": "nearest neighbours",
+    "weighted_neighbors": "weighted neighbours",
+    "decaying_sgd": "SGD, decaying rate",
+    "sgd_weight_decay": "SGD, weight decay",
+    "covariance_descent": "preconditioned step",
+    "chebyshev": "Chebyshev",
+    "richardson": "Richardson",
 }
+"""Those whose words are not their names: predictors of the parameters, and fitted families."""
 _FAMILIES = {
     "ridge": "ridge, λ = {}",
     "gd": "gradient descent, {} steps",
@@ -57,12 +68,15 @@ def parse_algorithm(name: str) -> tuple[str, float | None]:
 
 
 def algorithm_name(name: str) -> str:
-    """A predictor in words: ``ridge, λ = 0.1`` for ``ridge_0.1``."""
+    """A predictor or a fitted family in words: ``ridge, λ = 0.1`` for ``ridge_0.1``.
+
+    A name that is not known here is shown as it is, with blanks.
+    """
     if name in _ALGORITHMS:
         return _ALGORITHMS[name]
     match = _NAME.match(name)
     if match is None or match["family"] not in _FAMILIES:
-        return name
+        return name.replace("_", " ")
     words = _FAMILIES[match["family"]].format(match["number"])
     if match["number"] == "1":
         words = words.replace("steps", "step").replace("iterations", "iteration")
@@ -72,6 +86,11 @@ def algorithm_name(name: str) -> str:
         words += " examples"
     weights = (match["rest"] or "").removeprefix("_")
     return f"{words}, by {weights}" if weights else words
+
+
+def shift_name(name: str) -> str:
+    """A shift of the prompts in words: ``input scale`` for ``input_scale``."""
+    return name.replace("_", " ")
 
 
 def target_name(name: str) -> str:
