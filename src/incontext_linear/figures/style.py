@@ -96,12 +96,13 @@ def _style(name: str) -> dict[str, Any]:
     if known in _LOOKS:
         color, dash = _LOOKS[known]
     elif number is not None and family in _FAMILIES:
-        *shades, dash = _FAMILIES[family]
-        color = _shade(*shades, number)
+        small, large, lowest, highest, dash = _FAMILIES[family]
+        color = _shade(small, large, lowest, highest, number)
     else:
         color, dash = _own_color(name), DASHES[0]
     if number is not None and name.endswith("_distance"):
-        color, dash = to_hex([0.62 * part for part in to_rgb(color)]), DASHES[1]
+        red, green, blue = (0.62 * part for part in to_rgb(color))
+        color, dash = to_hex((red, green, blue)), DASHES[1]
     return {"color": color, "linestyle": dash}
 
 
