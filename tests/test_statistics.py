@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from incontext_linear import statistics
 from incontext_linear.statistics import (
     BootstrapConfig,
     Draws,
@@ -24,7 +23,9 @@ from incontext_linear.statistics import (
     ratio_interval,
     sample_draws,
     seeds_interval,
+    tails,
 )
+from incontext_linear.statistics import draws as draws_module
 
 BOOTSTRAP = BootstrapConfig(confidence=0.95, num_resamples=400)
 MANY = BootstrapConfig(confidence=0.95, num_resamples=4000)
@@ -34,7 +35,7 @@ SEEDS = st.integers(0, 2**31)
 @pytest.fixture
 def without_tails(monkeypatch):
     """Studentised intervals alone, as a plain loop gives them."""
-    monkeypatch.setattr(statistics, "FEWEST_EXCESSES", 10**9)
+    monkeypatch.setattr(tails, "FEWEST_EXCESSES", 10**9)
 
 
 def lognormal(num_samples, num_columns, sigma=1.0, seed=0):
@@ -68,20 +69,20 @@ def test_the_same_seed_gives_the_same_counts_and_another_seed_others(seed):
 def test_counts_are_the_same_whether_they_are_kept_or_drawn_again(monkeypatch):
     kept = sample_draws(64, 40, 3)
     expected = kept.counts()
-    monkeypatch.setattr(statistics, "_KEPT", 0)
+    monkeypatch.setattr(draws_module, "_KEPT", 0)
     assert (kept.counts() == expected).all()
 
 
 def test_a_second_predictor_does_not_draw_again(monkeypatch):
     draws = sample_draws(33, 21, 7)
     draws.counts()
-    monkeypatch.setattr(statistics, "_drawn", None)  # fails if it is called
+    monkeypatch.setattr(draws_module, "_drawn", None)  # fails if it is called
     draws.sums(np.ones((33, 2)))
 
 
 def test_blocks_are_bounded_whatever_the_number_of_resamples(monkeypatch):
-    monkeypatch.setattr(statistics, "_BLOCK", 100)
-    monkeypatch.setattr(statistics, "_KEPT", 0)
+    monkeypatch.setattr(draws_module, "_BLOCK", 100)
+    monkeypatch.setattr(draws_module, "_KEPT", 0)
     draws = sample_draws(30, 25, 1)
     sizes = [counts.size for _, counts in draws.blocks()]
     assert max(sizes) <= 100
@@ -109,7 +110,7 @@ def test_permuted_samples_with_permuted_counts_give_the_same_sums():
 
 
 def test_streams_of_prompts_seeds_and_blocks_are_all_different(monkeypatch):
-    monkeypatch.setattr(statistics, "_BLOCK", 50)
+    monkeypatch.setattr(draws_module, "_BLOCK", 50)
     several = [Draws(50, 4, entropy).counts() for entropy in ((0,), (0, 0), (0, 1), (0, 1, 0))]
     rows = np.concatenate(several)
     assert len(np.unique(rows, axis=0)) == len(rows)
@@ -280,9 +281,9 @@ def test_the_tail_draws_the_mean_excess_of_the_pareto_distribution_that_made_it(
     shape, scale = 0.3, 2.0
     rng = np.random.default_rng(0)
     excess = stats.genpareto.rvs(shape, scale=scale, size=(1, 20_000), random_state=rng)
-    drawn = statistics._draw_mean_excess(excess, sample_draws(50, 500, 0))
+    drawn = tails.draw_mean_excess(excess, sample_draws(50, 500, 0))
     assert drawn.mean() == pytest.approx(scale / (1 - shape), rel=0.05)
-    few = statistics._draw_mean_excess(excess[:, :30], sample_draws(50, 500, 0))
+    few = tails.draw_mean_excess(excess[:, :30], sample_draws(50, 500, 0))
     assert few.std() > 5 * drawn.std()
 
 

@@ -1,0 +1,224 @@
+"""Means and medians over independent samples, with studentised and exact intervals."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+from scipy import stats
+
+from incontext_linear.config import BootstrapConfig
+from incontext_linear.statistics.draws import Draws, sample_draws
+from incontext_linear.statistics.tails import Tail
+
+LARGEST = 1e300
+"""What an infinite value counts as: that of an algorithm that diverged."""
+FEW = 20
+"""Fewer samples than this (seeds, say) get Student's t in place of a bootstrap of them."""
+
+COLUMNS_AT_ONCE = 64  # columns worked on together
+
+Resampled = Float[np.ndarray, "resample column"]
+
+
+def mean_interval(
+    values: Float[np.ndarray, "sample column"], bootstrap: BootstrapConfig, seed: int
+) -> pd.DataFrame:
+    """Mean and median of each column over independent samples (prompts), with intervals.
+
+    The mean's interval is a studentised bootstrap, on the log scale where no value is negative; its
+    upper limit is then at least that of a bootstrap with a fitted Pareto tail. Fewer than `FEW`
+    samples get Student's t on the same scale. The median's interval is the exact one of order
+    statistics, for any distribution.
+
+    NaN values are left out of a column; a column without values gives NaN. Infinite values, of an
+    algorithm that diverged, count as 1e300. Whole rows are resampled.
+
+    Args:
+        values: (samples, columns).
+        bootstrap: level and number of resamples.
+        seed: the same seed and number of samples give the same resamples.
+
+    Returns:
+        One row a column: ``mean``, ``low``, ``high``, ``median``, ``median_low``, ``median_high``.
+    """
+    if not len(values):
+        raise ValueError("values has no samples; allowed: at least 1")
+    draws = sample_draws(len(values), bootstrap.num_resamples, seed)
+    parts = [np.empty((6, 0))]
+    for start in range(0, values.shape[1], COLUMNS_AT_ONCE):
+        some = np.clip(values[:, start : start + COLUMNS_AT_ONCE], -LARGEST, LARGEST).astype(float)
+        parts.append(
+            np.vstack((_mean_with_limits(some, draws, bootstrap), *_medians(some, bootstrap)))
+        )
+    names = ["mean", "low", "high", "median", "median_low", "median_high"]
+    return pd.DataFrame(np.concatenate(parts, axis=1).T, columns=names)
+
+
+def paired_difference(
+    first: Float[np.ndarray, "sample column"],
+    second: Float[np.ndarray, "sample column"],
+    bootstrap: BootstrapConfig,
+    seed: int,
+) -> pd.DataFrame:
+    """`mean_interval` of first − second, sample by sample."""
+    return mean_interval(first - second, bootstrap, seed)
+
+
+def median_interval(
+    values: Float[np.ndarray, "sample column"], bootstrap: BootstrapConfig
+) -> pd.DataFrame:
+    """Median of each column with the exact interval of order statistics, NaN left out.
+
+    The limits are the j-th smallest and j-th largest value, j the largest number for which
+    2 P(Binomial(n, 1/2) < j) ≤ 1 − confidence. Below six samples (at 95 %) there is no such j, and
+    the interval is the whole range, which covers less.
+
+    Returns:
+        One row a column: ``median``, ``median_low``, ``median_high``.
+    """
+    names = ["median", "median_low", "median_high"]
+    return pd.DataFrame(dict(zip(names, _medians(values, bootstrap), strict=True)))
+
+
+def _medians(
+    values: Float[np.ndarray, "sample column"], bootstrap: BootstrapConfig
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Median, low and high of each column."""
+    ordered = np.sort(values.T, axis=1)  # NaN comes last
+    number = (~np.isnan(values)).sum(0)
+    rank = stats.binom.ppf(bootstrap.tail, number, 0.5)
+    rank = np.where(number > 0, rank, 0).astype(int).clip(1)
+
+    def at(position: np.ndarray) -> np.ndarray:
+        """The value at a position of each column; NaN where the column has none."""
+        return np.take_along_axis(ordered, position.clip(0)[:, None], axis=1)[:, 0]
+
+    middle = (at((number - 1) // 2) / 2) + (at(number // 2 * (number > 0)) / 2)
+    exact = at((number - 1) // 2)
+    middle = np.where(number % 2 == 1, exact, middle)
+    return middle, at(rank - 1), at(number - rank)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns in units of their largest magnitude, and what their intervals need."""
+
+    scaled: Float[np.ndarray, "sample column"]
+    """0 where nothing is present."""
+    present: Bool[np.ndarray, "sample column"]
+    number: Int[np.ndarray, " column"]
+    unit: Float[np.ndarray, " column"]
+
+    @classmethod
+    def of(cls, values: Float[np.ndarray, "sample column"]) -> "Columns":
+        """Scale each column, so that no square overflows and intervals scale with the values."""
+        present = ~np.isnan(values)
+        filled = np.where(present, values.clip(-LARGEST, LARGEST), 0.0)
+        unit = np.abs(filled).max(0)
+        unit[unit == 0] = 1.0
+        return cls(filled / unit, present, present.sum(0), unit)
+
+    @cached_property
+    def mean(self) -> Float[np.ndarray, " column"]:
+        """NaN without values."""
+        return np.where(self.number > 0, self.scaled.sum(0) / self.number.clip(1), np.nan)
+
+    @cached_property
+    def log(self) -> Bool[np.ndarray, " column"]:
+        """Whether a column is taken on the log scale: no value is negative."""
+        return (self.scaled >= 0).all(0) & (self.mean > 0)
+
+    @cached_property
+    def centred(self) -> Float[np.ndarray, "sample column"]:
+        """Deviations from the mean; 0 where nothing is present."""
+        return np.where(self.present, self.scaled - self.mean, 0.0)
+
+    @cached_property
+    def error(self) -> Float[np.ndarray, " column"]:
+        """Standard error of the mean; 0 for a single value, which says nothing of it."""
+        return np.sqrt((self.centred**2).sum(0) / ((self.number - 1).clip(1) * self.number.clip(1)))
+
+
+def _mean_with_limits(
+    values: Float[np.ndarray, "sample column"], draws: Draws, bootstrap: BootstrapConfig
+) -> Float[np.ndarray, "limit column"]:
+    """Mean, low and high of each column."""
+    columns = Columns.of(values)
+    mean, log, number = columns.mean, columns.log, columns.number
+    quantiles = _student(number, bootstrap)
+    below = above = np.full(len(mean), np.nan)
+    if len(values) >= FEW:
+        studentised, lower, upper = _resample_means(columns, draws)
+        quantiles = studentised_quantiles(studentised, number, bootstrap)
+        below = np.where(log, np.nan, known_quantiles(lower, [bootstrap.tail])[0])
+        above = known_quantiles(upper, [1 - bootstrap.tail])[0]
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        shift = quantiles * columns.error
+        low, high = np.where(log, mean * np.exp(-shift / mean), mean - shift)[::-1]
+    # One value beyond all others leaves resamples with next to no error, and no limit at all; in
+    # these units the largest value is 1.
+    low, high = low.clip(-1.0), high.clip(max=1.0)
+    enough = number >= FEW
+    low = np.fmin(np.minimum(low, mean), np.where(enough, below, np.nan))
+    high = np.fmax(np.maximum(high, mean), np.where(enough, above, np.nan))
+    return np.vstack((mean, low, high)) * columns.unit
+
+
+def _student(
+    number: Int[np.ndarray, " column"], bootstrap: BootstrapConfig
+) -> Float[np.ndarray, "side column"]:
+    """Student's quantiles; 0 for a single value."""
+    quantile = stats.t.ppf(1 - bootstrap.tail, (number - 1).clip(1))
+    return np.where(number > 1, np.vstack((-quantile, quantile)), 0.0)
+
+
+def studentised_quantiles(
+    studentised: Float[np.ndarray, "resample column"],
+    number: Int[np.ndarray, " column"],
+    bootstrap: BootstrapConfig,
+) -> Float[np.ndarray, "side column"]:
+    """Quantiles of a studentised statistic over the resamples; of Student's t for few samples."""
+    known = np.where(np.isfinite(studentised), studentised, np.nan)
+    drawn = np.nan_to_num(known_quantiles(known, [bootstrap.tail, 1 - bootstrap.tail]))
+    return np.where(number >= FEW, drawn, _student(number, bootstrap))
+
+
+def known_quantiles(
+    draws: Float[np.ndarray, "resample column"], levels: list[float]
+) -> Float[np.ndarray, "level column"]:
+    """Quantiles of each column over the resamples that have a value; NaN where none has."""
+    missing = np.isnan(draws)
+    if not missing.any():
+        return np.quantile(draws, levels, axis=0)
+    empty = missing.all(0)
+    return np.where(empty, np.nan, np.nanquantile(np.where(empty, 0, draws), levels, axis=0))
+
+
+def _resample_means(columns: Columns, draws: Draws) -> tuple[Resampled, Resampled, Resampled]:
+    """Studentised means, and means with the lower and with the upper tail drawn from its model.
+
+    Studentised: (m* − m)/se*, and where a column is on the log scale (log m* − log m)/(se*/m*); not
+    finite in a resample without spread.
+    """
+    mean, log, centred = columns.mean, columns.log, columns.centred
+    squares = centred**2
+    complete, present = columns.present.all(), columns.present.astype(float)
+    upper_tail = Tail.fit(columns.scaled, columns.number, draws)
+    lower_tail = None if log.all() else Tail.fit(-columns.scaled, columns.number, draws)
+    studentised, lower, upper = np.empty((3, draws.num_resamples, len(mean)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for rows, counts in draws.blocks():
+            number = counts.sum(1)[:, None] if complete else counts @ present
+            shift = counts @ centred / number
+            variance = np.maximum(counts @ squares / number - shift**2, 0)
+            error = np.sqrt(variance / (number - 1))
+            drawn = mean + shift
+            logs = np.log(drawn / mean) * drawn / error
+            studentised[rows] = np.where(log, logs, shift / error)
+            upper[rows] = drawn + upper_tail.change(rows, counts) / number
+            lower[rows] = (
+                drawn if lower_tail is None else drawn - lower_tail.change(rows, counts) / number
+            )
+    return studentised, lower, upper
