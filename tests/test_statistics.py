@@ -21,6 +21,7 @@ from incontext_linear.statistics import (
     paired_difference,
     paired_log_ratio,
     ratio_interval,
+    resampled_means,
     sample_draws,
     seeds_interval,
     tails,
@@ -151,6 +152,14 @@ def test_nested_draws_have_the_variance_of_seeds_plus_prompts():
 def test_a_seed_that_is_not_there_is_refused():
     with pytest.raises(ValueError, match=r"position=2 .* 0 to 1"):
         nested_draws([0, 1], 2, 8, 4, 0)
+
+
+def test_resampled_means_draw_the_same_samples_for_all_candidates_and_cells():
+    values = np.random.default_rng(0).normal(size=(3, 20, 4))
+    resampled = resampled_means(values, 50, seed=7)
+    rows = np.repeat(np.arange(20), sample_draws(20, 50, 7).counts()[11].astype(int))
+    assert resampled.shape == (50, 3, 4)
+    assert np.allclose(resampled[11], values[:, rows].mean(1))
 
 
 def test_crossed_means_agree_with_a_loop_over_resamples():

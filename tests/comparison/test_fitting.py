@@ -1,6 +1,5 @@
 """Planted members are found again, with intervals that hold them."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -11,7 +10,6 @@ from incontext_linear.comparison.conditions import (
 )
 from incontext_linear.comparison.families import FamilyConfig, Grid, build_families
 from incontext_linear.comparison.fitting import Away, fit_family
-from incontext_linear.comparison.resampling import interval, resampled_means
 from incontext_linear.comparison.shifts import build_shifts
 from incontext_linear.predictors import GradientDescent, OnePassSGD, Ridge
 from incontext_linear.tasks import draw_prompts
@@ -123,14 +121,3 @@ def test_a_member_that_diverges_is_far_and_breaks_nothing(task):
     fitted = fit_family(family, _home(task, Ridge(0.1), 16))
     assert torch.isfinite(fitted.distances).all()
     assert float(fitted.distances.mean()) > 1e3
-
-
-def test_resampled_means_are_those_of_numpy():
-    values = torch.from_numpy(np.random.default_rng(0).standard_normal((3, 20, 4)))
-    resamples = resampled_means(values, 50, seed=7)
-    counts = np.random.default_rng(7).multinomial(20, np.full(20, 1 / 20), 50)
-    rows = np.repeat(np.arange(20), counts[11])
-    np.testing.assert_allclose(resamples[11], values.numpy()[:, rows].mean(1))
-    low, high = interval(resamples, 0.9)
-    expected = np.quantile(resamples.numpy(), [0.05, 0.95], axis=0, method="inverted_cdf")
-    np.testing.assert_allclose(torch.stack((low, high)), expected)

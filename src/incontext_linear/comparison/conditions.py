@@ -16,6 +16,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -23,12 +24,12 @@ from torch import Tensor
 
 from incontext_linear.comparison.families import Member
 from incontext_linear.comparison.fitting import CEILING, Calibration, FittedFamily
-from incontext_linear.comparison.resampling import interval, resampled_means
 from incontext_linear.comparison.shifts import QueryShift, Shift
 from incontext_linear.comparison.spectra import Prefixes
 from incontext_linear.config import TaskConfig
 from incontext_linear.predictors import Predictor
 from incontext_linear.predictors.validation import Number
+from incontext_linear.statistics import interval, resampled_means
 from incontext_linear.tasks import Prompts, draw_prompts, generator
 
 logger = logging.getLogger(__name__)
@@ -291,7 +292,7 @@ def measure_conditions(
         followed = followed_everywhere[i]
         predictions = torch.stack([everywhere[i] for everywhere in predicted])
         squared = _finite((predictions - followed).square() / scale)
-        resampled = resampled_means(squared, num_resamples, seed)
+        resampled = resampled_means(squared.cpu().numpy(), num_resamples, seed)
         power = followed.square().mean(0) / scale
         cells = (condition, names)
         distances.append(_distance_rows(*cells, squared, resampled, power, confidence))
@@ -325,14 +326,14 @@ def _distance_rows(
     condition: Condition,
     names: list[str],
     squared: Float[Tensor, "candidate prompt prefix"],
-    resampled: Float[Tensor, "resample candidate prefix"],
+    resampled: Float[np.ndarray, "resample candidate prefix"],
     power: Float[Tensor, " prefix"],
     confidence: float,
 ) -> pd.DataFrame:
-    low, high = interval(resampled, confidence)
+    low, high = interval(resampled, confidence, discrete=True)
     table = _cells(condition, candidate=names)
-    for name, values in (("distance", squared.mean(1)), ("low", low), ("high", high)):
-        table[name] = values.flatten().cpu().numpy()
+    for name, values in (("distance", squared.mean(1).cpu().numpy()), ("low", low), ("high", high)):
+        table[name] = values.ravel()
     table["learner_power"] = power.repeat(len(names)).cpu().numpy()
     table["label_variance"] = condition.label_variance
     table["explained"] = 1 - table["distance"] / table["learner_power"].clip(lower=1e-30)
@@ -344,14 +345,14 @@ def _separation_rows(
     names: list[str],
     predictions: Float[Tensor, "candidate prompt prefix"],
     squared: Float[Tensor, "candidate prompt prefix"],
-    resampled: Float[Tensor, "resample candidate prefix"],
+    resampled: Float[np.ndarray, "resample candidate prefix"],
     confidence: float,
 ) -> pd.DataFrame:
-    first, second = torch.triu_indices(len(names), len(names), 1).to(predictions.device)
-    apart = _finite((predictions[first] - predictions[second]).square()).mean(1)
-    logs = (resampled + 1e-12).log()
-    low, high = interval(logs[:, first] - logs[:, second], confidence)
-    means = (squared.mean(1) + 1e-12).log()
+    first, second = np.triu_indices(len(names), 1)
+    apart = _finite((predictions[first] - predictions[second]).square()).mean(1).cpu().numpy()
+    logs = np.log(resampled + 1e-12)
+    low, high = interval(logs[:, first] - logs[:, second], confidence, discrete=True)
+    means = np.log(squared.mean(1).cpu().numpy() + 1e-12)
     table = _cells(
         condition,
         first=[names[i] for i in first.tolist()],
@@ -360,7 +361,7 @@ def _separation_rows(
     ratio = means[first] - means[second]
     columns = {"separation": apart, "log_ratio": ratio, "low": low, "high": high}
     for name, values in columns.items():
-        table[name] = values.flatten().cpu().numpy()
+        table[name] = values.ravel()
     return table
 
 
@@ -390,10 +391,11 @@ def measure_structure(
     residual = followed - known.clamp(-1e3, 1e3)
     explained = _cross_fitted(known, residual)
     gain = residual.square() - (residual - explained).square()
-    low, high = interval(resampled_means(gain, num_resamples, seed), confidence)
+    gain = gain.cpu().numpy()
+    low, high = interval(resampled_means(gain, num_resamples, seed), confidence, discrete=True)
     table = _cells(condition, candidate=list(candidates))[["candidate", "examples_seen"]]
     for name, values in (("structured", gain.mean(1)), ("low", low), ("high", high)):
-        table[name] = values.flatten().cpu().numpy()
+        table[name] = values.ravel()
     power = followed.square().mean(0)
     table["learner_power"] = power.repeat(len(candidates)).cpu().numpy()
     return table

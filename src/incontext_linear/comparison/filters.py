@@ -33,7 +33,7 @@ from incontext_linear.comparison.filter_families import (
 from incontext_linear.config import BootstrapConfig, Config, OpenFraction, TaskConfig
 from incontext_linear.predictors import Predictor
 from incontext_linear.shapes import Xs, Ys
-from incontext_linear.statistics import interval, paired_log_ratio, ratio_interval
+from incontext_linear.statistics import interval, paired_log_ratio, ratio_interval, sample_draws
 from incontext_linear.tasks import draw_prompts, generator
 
 # Eigenvalues below this share of a prompt's largest one are zero: fewer examples than dimensions.
@@ -460,10 +460,8 @@ def _score(
 
 def _parameters(fit: FamilyFit, spectra: Spectra, config: FilterConfig, seed: int) -> pd.DataFrame:
     """The fitted numbers, with the intervals of the arg min over resampled fitting prompts."""
-    rng = np.random.default_rng(seed)
-    number = len(fit.errors)
-    counts = rng.multinomial(number, np.full(number, 1 / number), size=config.num_resamples)
-    chosen = (counts @ fit.errors).argmin(1)
+    draws = sample_draws(len(fit.errors), config.num_resamples, seed)
+    chosen = draws.sums(fit.errors).argmin(1)
     columns = dict(zip(fit.family.parameters, fit.members.T, strict=True))
     if fit.family.scaled:
         columns["scale"] = fit.scales
@@ -471,8 +469,8 @@ def _parameters(fit: FamilyFit, spectra: Spectra, config: FilterConfig, seed: in
         columns["cutoff"] = cutoffs(fit.family, fit.members, spectra)
     rows = []
     for name, values in columns.items():
-        low, high = interval(values[chosen, None], config.confidence)
-        rows.append((fit.family.name, name, values[fit.best], low[0], high[0]))
+        low, high = map(float, interval(values[chosen], config.confidence))
+        rows.append((fit.family.name, name, values[fit.best], low, high))
     return pd.DataFrame(rows, columns=["family", "parameter", "value", "low", "high"])
 
 

@@ -19,9 +19,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from incontext_linear.comparison.families import Family, Grid, Member
-from incontext_linear.comparison.resampling import resampled_means
 from incontext_linear.comparison.spectra import Prefixes
 from incontext_linear.predictors.validation import Number
+from incontext_linear.statistics import interval, resampled_means
 
 FLOOR = 1e-12
 """Share of Var(y) that counts as no distance: what rounding leaves."""
@@ -81,17 +81,15 @@ class FittedFamily:
         """One row a free number: value, interval over prompts, whether an edge was reached."""
         if not self.member.numbers:
             return pd.DataFrame(columns=["family", "number", "value", "low", "high", "at_edge"])
-        means = resampled_means(self.distances, num_resamples, seed)
-        best = (means + FLOOR).log().mean(-1).argmin(1)
+        means = resampled_means(self.distances.cpu().numpy(), num_resamples, seed)
+        best = np.log(means + FLOOR).mean(-1).argmin(1)
         return pd.DataFrame(
             [self._row(name, best, confidence) for name in self.member.family.grids]
         )
 
-    def _row(self, name: str, best: Tensor, confidence: float) -> dict[str, object]:
+    def _row(self, name: str, best: np.ndarray, confidence: float) -> dict[str, object]:
         values, grid = self._values(name, best), self.member.family.grids[name]
-        low, high = np.quantile(
-            values, [(1 - confidence) / 2, (1 + confidence) / 2], method="inverted_cdf"
-        )
+        low, high = interval(values, confidence, discrete=True)
         value = self.member.numbers[name]
         edge = {round(grid.value(end), 12) for end in grid.ends} & {round(value, 12)}
         return {
@@ -105,15 +103,13 @@ class FittedFamily:
 
     def by_context(self, confidence: float, num_resamples: int, seed: int) -> pd.DataFrame:
         """The nearest member at each k alone: does one number hold for all k?"""
-        means = resampled_means(self.distances, num_resamples, seed)
-        best = means.argmin(1)
+        best = resampled_means(self.distances.cpu().numpy(), num_resamples, seed).argmin(1)
         nearest = self.distances.mean(1).argmin(0)
-        tail = (1 - confidence) / 2
         rows = []
         for column, k in enumerate(self.member_contexts):
             for name in self.member.family.grids:
                 values = self._values(name, best[:, column])
-                low, high = np.quantile(values, [tail, 1 - tail], method="inverted_cdf")
+                low, high = map(float, interval(values, confidence, discrete=True))
                 value = float(self.tried[int(nearest[column])][name])
                 distance = float(self.distances[nearest[column], :, column].mean())
                 rows.append((self.member.family.name, k, name, value, low, high, distance))
@@ -130,9 +126,8 @@ class FittedFamily:
         best = self.distances.mean(1).argmin(0)
         return [self.tried[int(best[k - 1])] for k in examples_seen]
 
-    def _values(self, name: str, members: Tensor) -> np.ndarray:
-        column = np.array([float(numbers[name]) for numbers in self.tried])
-        return column[members.cpu().numpy()]
+    def _values(self, name: str, members: np.ndarray) -> np.ndarray:
+        return np.array([float(numbers[name]) for numbers in self.tried])[members]
 
 
 def fit_family(
