@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.sparse.linalg import cg
 
-from incontext_linear.comparison.filter_families import FAMILIES, cutoffs, fit_family, member_curve
+from incontext_linear.comparison.filters.families import FAMILIES, cutoffs, fit_family, member_curve
 from incontext_linear.comparison.filters import (
     FilterConfig,
     draw_filter_prompts,

@@ -11,7 +11,7 @@ from incontext_linear.comparison.filters import (
     learner_weights,
     spectra,
 )
-from incontext_linear.comparison.layer_filters import (
+from incontext_linear.comparison.filters.layers import (
     LayerFilters,
     layer_filters,
     layer_paths,

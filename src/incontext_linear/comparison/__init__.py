@@ -6,9 +6,10 @@ shifts           changes of the prompts' distribution at test time
 symmetries       what an algorithm has exactly, and others have not
 conditions       where candidates part, and whom the learner follows there
 adversarial      likely prompts on which two candidates differ most
+evidence         what rules a candidate out
 verdict          what the evidence leaves standing, in a table and in words
 identification   the method in one call; `trial` tries it on learners that are known
-filters          a learner's answer in the eigenbasis of XᵀX; `layer_filters` for each layer
+filters          a learner's answer in the eigenbasis of XᵀX, and each layer's
 """
 
 from incontext_linear.comparison.config import ComparisonConfig

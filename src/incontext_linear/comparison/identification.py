@@ -24,12 +24,13 @@ from incontext_linear.comparison.conditions import (
     measure_conditions,
     measure_structure,
 )
+from incontext_linear.comparison.evidence import Thresholds
 from incontext_linear.comparison.families import FamilyConfig, Member, build_families
 from incontext_linear.comparison.filters import FilterConfig
 from incontext_linear.comparison.fitting import Away, FittedFamily, fit_family
 from incontext_linear.comparison.shifts import PromptShift, Shift, build_shifts
 from incontext_linear.comparison.symmetries import measure_symmetries
-from incontext_linear.comparison.verdict import Thresholds, Verdict, judge
+from incontext_linear.comparison.verdict import Verdict, judge
 from incontext_linear.config import Config, OpenFraction, TaskConfig
 from incontext_linear.predictors import Predictor
 from incontext_linear.predictors.validation import Number

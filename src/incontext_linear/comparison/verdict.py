@@ -1,116 +1,27 @@
-"""From tables to an answer: which candidates survive, on which evidence the others do not.
+"""From tables to an answer: which candidates survive, in a table, in numbers and in words.
 
-Rules, each with a threshold in `Thresholds`:
-
-1. A cell (shift × strength × k) rules a candidate out if another one explains the learner there,
-the
-   cell separates the two, and the learner is nearer to the other by a factor, at the lower end of
-   the ratio's interval.
-2. A symmetry rules it out if the learner breaks what the candidate has, or the other way round, by
-   more than the candidate's distance to the learner at home can account for.
-3. At home it is ruled out if it leaves too much of Var(y), or if what it leaves is explained by
-other
-   candidates: nearest is not near.
-
-What survives all of them is *indistinguishable* from the learner where it was measured, no more;
-the words say that. If nothing survives, the answer is "none of these", with what is nearest at
-home. A survivor that the learner leaves under some shift, for something that no candidate does, is
-named within its domain alone, and not with confidence.
+What survives all evidence (`evidence`) is *indistinguishable* from the learner where it was
+measured, no more; the words say that. If nothing survives, the answer is "none of these", with what
+is nearest at home. A survivor that the learner leaves under some shift, for something that no
+candidate does, is named within its domain alone, and not with confidence.
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-from pydantic import PositiveFloat
 
-from incontext_linear.comparison.conditions import BY_CONTEXT, HOME
-from incontext_linear.comparison.symmetries import LEARNER, SYMMETRIES
-from incontext_linear.config import Config, OpenFraction
+from incontext_linear.comparison.conditions import HOME
+from incontext_linear.comparison.evidence import (
+    Evidence,
+    Thresholds,
+    against_each,
+    separating,
+    with_distances,
+)
 from incontext_linear.predictors.validation import Number
-
-
-class Thresholds(Config):
-    """What counts as evidence."""
-
-    margin: PositiveFloat = 2.0
-    """Two candidates are separated if they differ by this many times the learner's distance to the
-    nearer one."""
-    ratio: PositiveFloat = 2.0
-    """How many times nearer the other candidate must be, at the lower end of the interval."""
-    usable: OpenFraction = 0.5
-    """Share of the learner's predictions that the nearer one must explain for a cell to count."""
-    symmetry_ratio: PositiveFloat = 4.0
-    """How far a violation must exceed what the distance at home accounts for."""
-    explained: OpenFraction = 0.99
-    """Share of the learner's predictions that is as good as all of them."""
-    growth: PositiveFloat = 4.0
-    """How many times what a candidate leaves at home, at the worst k, it may leave elsewhere."""
-    left_at_home: OpenFraction = 0.05
-    """Share of Var(y), mean over k, that a candidate may leave at home."""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """The strongest single piece of evidence against a candidate.
-
-    Attributes:
-        against: the candidate.
-        kind: ``condition``, ``symmetry`` or ``home``.
-        where: shift or symmetry.
-        strength: the shift's; nan where there is none.
-        examples_seen: k.
-        rival: whom the learner follows instead; empty where there is none.
-        ratio: how many times further the candidate is than what it is compared with.
-        low: lower end of its interval over prompts.
-        high: upper end.
-    """
-
-    against: str
-    kind: str
-    where: str
-    strength: float
-    examples_seen: int
-    rival: str
-    ratio: float
-    low: float
-    high: float
-
-    def words(self, labels: Mapping[str, str]) -> str:
-        """One clause."""
-        numbers = f"{_short(self.ratio)} [{_short(self.low)}, {_short(self.high)}]"
-        place = self.where.replace("_", " ")
-        if not math.isnan(self.strength):
-            place += f" {self.strength:g}"
-        if self.kind == "condition":
-            rival = _rival_words(self.rival, labels)
-            return f"{place}, k = {self.examples_seen}: {rival} is {numbers} times nearer"
-        if self.kind == "symmetry":
-            says = SYMMETRIES[self.where].words if self.where in SYMMETRIES else place
-            return f"k = {self.examples_seen}: only one of the two {says} ({numbers} times apart)"
-        share = (
-            f"{_short(100 * self.ratio)} % [{_short(100 * self.low)}, {_short(100 * self.high)}]"
-        )
-        if self.kind == "structure":
-            return (
-                f"at home, k = {self.examples_seen}: other candidates explain {share} of the "
-                "learner's predictions that it does not"
-            )
-        return f"at home it leaves {share} of Var(y)"
-
-
-def _rival_words(name: str, members: Mapping[str, str]) -> str:
-    """A rival without its numbers, which the table has."""
-    family = name.removesuffix(BY_CONTEXT)
-    words = re.sub(r" \([^()]*=[^()]*\)$", "", members.get(family, family))
-    return words if name == family else f"{words} with other numbers at each k"
-
-
-def _short(value: float) -> str:
-    return f"{value:.2g}" if abs(value) < 1e4 else f"{value:.0e}"
 
 
 @dataclass(frozen=True)
@@ -309,17 +220,8 @@ def judge(
         thresholds: what counts as evidence; None: the defaults.
     """
     limits = thresholds or Thresholds()
-    pairs = _with_distances(distances, separations)
-    found = [
-        *_from_conditions(pairs, limits),
-        *_from_symmetries(distances, symmetries, limits),
-        *_from_home(distances, structure, limits),
-    ]
-    ruled_out = {}
-    for name in members:
-        against = [evidence for evidence in found if evidence.against == name]
-        if against:
-            ruled_out[name] = max(against, key=_force)
+    pairs = with_distances(distances, separations)
+    ruled_out = against_each(members, distances, pairs, symmetries, structure, limits)
     at_home = distances[(distances["shift"] == HOME) & distances["candidate"].isin(list(members))]
     least = at_home.groupby("candidate", sort=False)["explained"].min()
     mean = at_home.groupby("candidate", sort=False)["distance"].apply(
@@ -345,130 +247,9 @@ def judge(
     )
 
 
-def _force(evidence: Evidence) -> tuple[int, float]:
-    """Strength of evidence; a ratio of distances is more to the point than a share at home."""
-    return (evidence.kind in ("condition", "symmetry"), evidence.low)
-
-
-CELL = ["shift", "strength", "examples_seen"]
-
-
-def _with_distances(distances: pd.DataFrame, separations: pd.DataFrame) -> pd.DataFrame:
-    """Pairs with the learner's distance to both and its power, from one measurement."""
-    columns = [*CELL, "candidate", "distance", "learner_power"]
-    # A strength of nan is the same cell: joined on a number that stands for it.
-    known = distances[columns].fillna({"strength": -1.0})
-    pairs = separations.fillna({"strength": -1.0})
-    for side in ("first", "second"):
-        renamed = known.rename(columns={"candidate": side, "distance": f"distance_{side}"})
-        keep = renamed if side == "first" else renamed.drop(columns="learner_power")
-        pairs = pairs.merge(keep, on=[*CELL, side], how="left")
-    pairs["nearer"] = pairs[["distance_first", "distance_second"]].min(axis=1)
-    return pairs
-
-
-def _separating(pairs: pd.DataFrame, limits: Thresholds) -> pd.Series:
-    return pairs["separation"] > limits.margin * pairs["nearer"].clip(lower=1e-12)
-
-
-def _from_conditions(pairs: pd.DataFrame, limits: Thresholds) -> list[Evidence]:
-    usable = pairs["nearer"] <= (1 - limits.usable) * pairs["learner_power"]
-    pairs = pairs[usable & _separating(pairs, limits)]
-    found = []
-    for loser, rival, sign in (("first", "second", 1), ("second", "first", -1)):
-        low = pairs["low"] if sign == 1 else -pairs["high"]
-        rows = pairs[(low > math.log(limits.ratio)) & ~pairs[loser].str.endswith(BY_CONTEXT)]
-        rows = rows.assign(force=low[rows.index])
-        strongest = rows.sort_values("force", ascending=False).groupby(loser, sort=False).head(1)
-        for row in strongest.itertuples():
-            ends = sorted(math.exp(min(sign * end, 600)) for end in (row.low, row.high))
-            found.append(
-                Evidence(
-                    against=getattr(row, loser),
-                    kind="condition",
-                    where=row.shift,
-                    strength=float("nan") if row.strength == -1.0 else row.strength,
-                    examples_seen=int(row.examples_seen),
-                    rival=getattr(row, rival),
-                    ratio=math.exp(min(sign * row.log_ratio, 600)),
-                    low=ends[0],
-                    high=ends[1],
-                )
-            )
-    return found
-
-
-def _from_symmetries(
-    distances: pd.DataFrame, symmetries: pd.DataFrame, limits: Thresholds
-) -> list[Evidence]:
-    at_home = distances[distances["shift"] == HOME].set_index(["candidate", "examples_seen"])
-    keys = ["symmetry", "examples_seen"]
-    own = symmetries[symmetries["candidate"] == LEARNER].set_index(keys)
-    found = []
-    for row in symmetries[symmetries["candidate"] != LEARNER].itertuples():
-        if row.candidate.endswith(BY_CONTEXT):
-            continue
-        learner = own.loc[(row.symmetry, row.examples_seen)]
-        home = at_home.loc[(row.candidate, row.examples_seen)]
-        allowed = row.noise_gain * home["distance"] + 1e-12
-        floor = (1 - limits.explained) * home["learner_power"]
-        for broken, held in ((learner, row), (row, learner)):
-            ratio = broken.violation / (held.violation + allowed)
-            low = broken.low / (held.high + allowed)
-            if low > limits.symmetry_ratio and broken.low > floor:
-                high = broken.high / (held.low + allowed)
-                found.append(
-                    Evidence(
-                        row.candidate,
-                        "symmetry",
-                        row.symmetry,
-                        float("nan"),
-                        int(row.examples_seen),
-                        "",
-                        float(ratio),
-                        float(low),
-                        float(high),
-                    )
-                )
-    return found
-
-
-def _from_home(
-    distances: pd.DataFrame, structure: pd.DataFrame, limits: Thresholds
-) -> list[Evidence]:
-    found = []
-    at_home = distances[distances["shift"] == HOME]
-    for name, rows in at_home.groupby("candidate", sort=False):
-        mean, low, high = (float(rows[column].mean()) for column in ("distance", "low", "high"))
-        if low > limits.left_at_home:
-            found.append(Evidence(name, "home", HOME, float("nan"), 0, "", mean, low, high))
-    shares = structure.assign(
-        **{
-            c: structure[c] / structure["learner_power"].clip(lower=1e-12)
-            for c in ("structured", "low", "high")
-        }
-    )
-    material = shares[shares["low"] > 1 - limits.explained].sort_values("low", ascending=False)
-    for row in material.groupby("candidate", sort=False).head(1).itertuples():
-        found.append(
-            Evidence(
-                row.candidate,
-                "structure",
-                HOME,
-                float("nan"),
-                int(row.examples_seen),
-                "",
-                row.structured,
-                row.low,
-                row.high,
-            )
-        )
-    return found
-
-
 def _share_separated(pairs: pd.DataFrame, members: list[str], limits: Thresholds) -> float:
     pairs = pairs[pairs["first"].isin(members) & pairs["second"].isin(members)]
-    apart = pairs.assign(apart=_separating(pairs, limits)).groupby(["first", "second"])["apart"]
+    apart = pairs.assign(apart=separating(pairs, limits)).groupby(["first", "second"])["apart"]
     return float(apart.any().mean())
 
 

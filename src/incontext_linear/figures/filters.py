@@ -60,7 +60,7 @@ def plot_layer_filters(
     """A panel a layer: its filter f(s) in bins with 95 % intervals, the fitted families as lines.
 
     Args:
-        bins, curves, scores, shares: the tables of `comparison.layer_filters.LayerFilters`.
+        bins, curves, scores, shares: the tables of `comparison.filters.layers.LayerFilters`.
         readout: whose filters are drawn.
         families: which fitted families are drawn.
         layers: which layers are drawn; None: all.

@@ -6,12 +6,12 @@ import math
 import pandas as pd
 from matplotlib.figure import Figure
 
+from incontext_linear.comparison.filters.layers import LayerFilters, layer_filters
 from incontext_linear.comparison.identification import (
     Identification,
     IdentificationConfig,
     identify,
 )
-from incontext_linear.comparison.layer_filters import LayerFilters, layer_filters
 from incontext_linear.config import resolve_device
 from incontext_linear.figures.filters import plot_layer_filters
 from incontext_linear.figures.identification import plot_identification, plot_shift_curves
