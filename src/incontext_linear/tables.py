@@ -3,7 +3,8 @@ metrics.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,11 @@ MetricHistory = list[dict[str, int | float]]
 """A metric's points, ``[{"step": 0, "value": 0.5}, …]``."""
 MetricHistories = dict[str, MetricHistory]
 """By the metric's name."""
+
+
+def rows_of(table: pd.DataFrame) -> Iterator[Any]:
+    """Rows as named tuples, `DataFrame.itertuples`; the types of their fields are not known."""
+    return iter(table.itertuples(index=False))
 
 
 def tidy_predictions(predictor: str, predictions: Float[Tensor, "batch example"]) -> pd.DataFrame:

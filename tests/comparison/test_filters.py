@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.sparse.linalg import cg
 
-from incontext_linear.comparison.filters.families import FAMILIES, cutoffs, fit_family, member_curve
 from incontext_linear.comparison.filters import (
     FilterConfig,
     draw_filter_prompts,
@@ -21,6 +20,7 @@ from incontext_linear.comparison.filters import (
     learner_weights,
     spectra,
 )
+from incontext_linear.comparison.filters.families import FAMILIES, cutoffs, fit_family, member_curve
 from incontext_linear.config import TaskConfig
 from incontext_linear.predictors import (
     FirstExamples,

@@ -16,10 +16,9 @@ from incontext_linear.comparison.filters.layers import (
     layer_filters,
     layer_paths,
     layer_power,
-    query_states,
-    read_weights,
-    split_prompts,
 )
+from incontext_linear.comparison.filters.readouts import read_weights, split_prompts
+from incontext_linear.comparison.filters.states import query_states
 from incontext_linear.config import ModelConfig, TaskConfig
 from incontext_linear.construction import gradient_descent
 from incontext_linear.learner.transformer import Transformer

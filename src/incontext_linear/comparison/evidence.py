@@ -22,6 +22,7 @@ from pydantic import PositiveFloat
 from incontext_linear.comparison.conditions import BY_CONTEXT, HOME
 from incontext_linear.comparison.symmetries import LEARNER, SYMMETRIES
 from incontext_linear.config import Config, OpenFraction
+from incontext_linear.tables import rows_of
 
 
 class Thresholds(Config):
@@ -170,7 +171,7 @@ def _from_conditions(pairs: pd.DataFrame, limits: Thresholds) -> list[Evidence]:
         rows = pairs[(low > math.log(limits.ratio)) & ~pairs[loser].str.endswith(BY_CONTEXT)]
         rows = rows.assign(force=low[rows.index])
         strongest = rows.sort_values("force", ascending=False).groupby(loser, sort=False).head(1)
-        for row in strongest.itertuples():
+        for row in rows_of(strongest):
             ends = sorted(math.exp(min(sign * end, 600)) for end in (row.low, row.high))
             found.append(
                 Evidence(
@@ -195,7 +196,7 @@ def _from_symmetries(
     keys = ["symmetry", "examples_seen"]
     own = symmetries[symmetries["candidate"] == LEARNER].set_index(keys)
     found = []
-    for row in symmetries[symmetries["candidate"] != LEARNER].itertuples():
+    for row in rows_of(symmetries[symmetries["candidate"] != LEARNER]):
         if row.candidate.endswith(BY_CONTEXT):
             continue
         learner = own.loc[(row.symmetry, row.examples_seen)]
@@ -231,7 +232,7 @@ def _from_home(
     for name, rows in at_home.groupby("candidate", sort=False):
         mean, low, high = (float(rows[column].mean()) for column in ("distance", "low", "high"))
         if low > limits.left_at_home:
-            found.append(Evidence(name, "home", HOME, float("nan"), 0, "", mean, low, high))
+            found.append(Evidence(str(name), "home", HOME, float("nan"), 0, "", mean, low, high))
     shares = structure.assign(
         **{
             c: structure[c] / structure["learner_power"].clip(lower=1e-12)
@@ -239,7 +240,7 @@ def _from_home(
         }
     )
     material = shares[shares["low"] > 1 - limits.explained].sort_values("low", ascending=False)
-    for row in material.groupby("candidate", sort=False).head(1).itertuples():
+    for row in rows_of(material.groupby("candidate", sort=False).head(1)):
         found.append(
             Evidence(
                 row.candidate,

@@ -22,6 +22,7 @@ from incontext_linear.comparison.evidence import (
     with_distances,
 )
 from incontext_linear.predictors.validation import Number
+from incontext_linear.tables import rows_of
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,8 @@ class Verdict:
         if weakest:
             numbers["margin"] = min(weakest)
         own = self.numbers[self.numbers["family"] == self.reference]
-        numbers |= {f"{row.family}.{row.number}": float(row.value) for row in own.itertuples()}
-        for row in self.domain.itertuples():
+        numbers |= {f"{row.family}.{row.number}": float(row.value) for row in rows_of(own)}
+        for row in rows_of(self.domain):
             numbers[f"domain.{row.shift}.low"] = float(row.low)
             numbers[f"domain.{row.shift}.high"] = float(row.high)
         return numbers
@@ -152,7 +153,7 @@ class Verdict:
         if held:
             shifts = _listed([_plain(name) for name in held])
             parts.append(f"in the mean over k it explains ≥ {limit} under {shifts}")
-        bounds = [_bounds(row) for row in ended.itertuples()]
+        bounds = [_bounds(row) for row in rows_of(ended)]
         if bounds:
             start = "and" if held else f"in the mean over k it explains {limit}"
             parts.append(f"{start} within these bounds only: {', '.join(bounds)}")
@@ -274,7 +275,7 @@ def _departures(
     power = rows["learner_power"] * rows["label_variance"]
     departs = left > limits.growth * at_home + (1 - limits.explained) * power
     pairs = rows[departs & rows["strength"].notna()][["shift", "strength"]].drop_duplicates()
-    return tuple((row.shift, float(row.strength)) for row in pairs.itertuples())
+    return tuple((row.shift, float(row.strength)) for row in rows_of(pairs))
 
 
 def domain_of_validity(

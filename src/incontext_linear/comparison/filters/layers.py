@@ -16,7 +16,7 @@ polynomials of higher degree of them, and reads two steps as four or eight.
 Shape letters: L layers (the embedding is layer 0), B prompts, d dimensions.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -163,7 +163,8 @@ def _growth(layers: np.ndarray, values: np.ndarray) -> dict[str, int | float]:
     growth = {"num_layers": len(layers), "first": values[0], "last": values[-1]}
     growth |= {"linear_r2": np.nan, "log_r2": np.nan, "doublings": np.nan}
     if len(layers) >= 3:
-        growth["linear_r2"] = linregress(layers, values).rvalue ** 2
+        line: Any = linregress(layers, values)
+        growth["linear_r2"] = line.rvalue**2
         if (values > 0).all():
             line = linregress(layers, np.log2(values))
             growth |= {"log_r2": line.rvalue**2, "doublings": line.slope}

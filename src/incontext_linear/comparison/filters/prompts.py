@@ -38,8 +38,8 @@ class FilterPrompts(NamedTuple):
 
     def to(self, *args, **kwargs) -> "FilterPrompts":
         """Move or cast the tensors, as `torch.Tensor.to` does."""
-        tensors = (tensor.to(*args, **kwargs) for tensor in self[:3])
-        return FilterPrompts(*tensors, *self[3:])
+        xs, ys, queries = (tensor.to(*args, **kwargs) for tensor in self[:3])
+        return self._replace(xs=xs, ys=ys, queries=queries)
 
 
 def draw_filter_prompts(task: TaskConfig, config: FilterConfig, seed: int) -> FilterPrompts:

@@ -49,8 +49,10 @@ def readable_filters(
             gains = (np.ones_like(validated) if before is None else before) / validated
             choices = {"best": _lowest(names, validated), "new": _lowest(names, 1 / gains)}
             for choice, chosen in choices.items():
-                parts = (part[:, chosen] for part in (left, left_before, total))
-                table = _readable_rows(*parts, config, seed)
+                left_there, before_there, all_there = (
+                    part[:, chosen] for part in (left, left_before, total)
+                )
+                table = _readable_rows(left_there, before_there, all_there, config, seed)
                 labels = {"layer": layer, "carrier": carrier, "choice": choice}
                 labels |= {"family": names[chosen], "value": values[chosen]}
                 rows.append(pd.DataFrame(labels).join(table))

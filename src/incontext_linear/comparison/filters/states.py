@@ -8,7 +8,7 @@ layer may also hold weights that it has not yet multiplied with the query; these
 Shape letters: L layers (the embedding is layer 0), B prompts, d dimensions, H width, Q queries.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from incontext_linear.comparison.filters.prompts import FilterPrompts
-from incontext_linear.learner.transformer import Transformer
+from incontext_linear.learner.transformer import Block, Transformer
 
 
 class QueryStates(NamedTuple):
@@ -73,14 +73,15 @@ def _run(model: Transformer, xs: Tensor, ys: Tensor, queries: Tensor) -> tuple[T
     context = model.embed(xs, ys)[:, : 2 * seen]
     hidden = (model.read_in(F.pad(queries, (1, 0))) + model.positions[2 * seen])[:, None]
     visible = torch.ones(1, 2 * seen, dtype=torch.bool, device=xs.device)
+    blocks = cast("list[Block]", list(model.blocks))
     rows = []
-    for layer in range(len(model.blocks) + 1):
+    for layer in range(len(blocks) + 1):
         if layer:
-            block = model.blocks[layer - 1]
+            block = blocks[layer - 1]
             hidden, context = block.from_context(hidden, context, visible), block(context)
         shortcut = hidden
-        if layer < len(model.blocks):
-            shortcut = model.blocks[-1].from_context(hidden, context, visible)
+        if layer < len(blocks):
+            shortcut = blocks[-1].from_context(hidden, context, visible)
         content, response, missed, total = _affine(queries, hidden[:, 0])
         answers = (_slopes(queries, model.read(state[:, 0])) for state in (hidden, shortcut))
         rows.append((content, response, *answers, missed, total))
