@@ -18,8 +18,8 @@ import pandas as pd
 import torch
 
 from incontext_linear.comparison.filters import FilterConfig
-from incontext_linear.comparison.identification import IdentificationConfig, identify
 from incontext_linear.comparison.filters.layers import layer_filters
+from incontext_linear.comparison.identification import IdentificationConfig, identify
 from incontext_linear.config import resolve_device
 from incontext_linear.files import write_json, write_text
 from incontext_linear.learner import Learner, load_learner
