@@ -1,4 +1,4 @@
-# make run · make test · make quick · make lint · make hooks · make viz · make mlflow · make bench
+# make run · make test · make quick · make lint · make hooks · make viz · make mlflow · make site · make bench
 # Each sets up .venv first, from the exact versions in requirements.lock, unless that is done already.
 
 PYTHON ?= python3.11
@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup hooks run test quick lint types baseline viz mlflow bench
+.PHONY: help setup hooks run test quick lint types baseline viz mlflow site bench
 
 help: ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,9 @@ viz: setup ## show the graph in kedro-viz
 
 mlflow: setup ## show the runs in the MLflow UI
 	$(BIN)/kedro mlflow ui
+
+site: setup ## build the documents and the graph into site; any warning stops it
+	$(BIN)/python -m tools.site
 
 bench: setup ## time the predictors against the loops that people run today
 	$(BIN)/python -m benchmarks.predictors

@@ -1,11 +1,14 @@
 """The documents: prose fits its columns, links lead somewhere, commands name what exists."""
 
 import re
+import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import yaml
+
+from tools import reference
 
 PROJECT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -16,6 +19,9 @@ PAGES = sorted(
 COLUMNS = 100
 LINK = re.compile(r"\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ +(.*)$", re.MULTILINE)
+
+PLACEHOLDER = "NAME"
+"""Stands for a name that the reader chooses."""
 
 # A history names what no longer exists.
 HISTORY = {"CHANGELOG.md"}
@@ -143,7 +149,7 @@ def test_kedro_commands_name_pipelines_environments_and_sweeps_that_exist(page: 
         named = re.search(r"--pipelines?[ =]([\w,]+)", line)
         names = named[1].split(",") if named else []
         unknown += [f"pipeline {name}" for name in names if name not in pipelines()]
-        if not (PROJECT / "conf" / environment).is_dir():
+        if environment != PLACEHOLDER and not (PROJECT / "conf" / environment).is_dir():
             unknown.append(f"environment {environment}")
         sweep = re.search(r"kedro sweep (?:run|status) ([a-z|]+)", line)
         names = sweep[1].split("|") if sweep else []
@@ -156,8 +162,25 @@ def test_kedro_commands_name_pipelines_environments_and_sweeps_that_exist(page: 
 def test_python_files_that_pages_name_exist(page: Path):
     text = page.read_text(encoding="utf-8")
     paths = set(re.findall(r"`((?:src|tests|benchmarks|conf|notebooks)/[\w./-]+)`", text))
-    paths = {path for path in paths if "my_package" not in path}  # the reader's own
+    own = re.compile(r"my_package|^conf/local/")  # the reader's
+    paths = {path for path in paths if not own.search(path)}
     assert not [path for path in sorted(paths) if not (PROJECT / path).exists()]
+
+
+def test_every_page_of_the_site_is_in_its_navigation():
+    nav = tomllib.loads((PROJECT / "zensical.toml").read_text(encoding="utf-8"))["project"]["nav"]
+    named = re.findall(r"'([\w/-]+\.md)'", repr(nav))
+    pages = {str(path.relative_to(PROJECT / "docs")) for path in PROJECT.glob("docs/**/*.md")}
+    assert sorted(named) == sorted(pages)
+
+
+def test_the_list_of_parameters_is_that_of_the_schema():
+    """Mended by ``python -m tools.reference``."""
+    assert reference.PAGE.read_text(encoding="utf-8") == reference.parameters_page()
+
+
+def test_the_readme_is_short():
+    assert len((PROJECT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
 
 
 @pytest.mark.parametrize(

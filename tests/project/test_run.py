@@ -340,3 +340,18 @@ def test_an_interrupted_run_is_killed_in_mlflow_and_leaves_a_checkpoint_to_go_on
     process.wait(timeout=60)
     assert statuses(project) == ["KILLED"]
     assert list(checkpoints.rglob("step_*.safetensors"))
+
+
+def documented_columns() -> dict[str, list[str]]:
+    """Table → columns, as the page of the tables lists them."""
+    page = (ROOT / "docs/reference/tables.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|[^|]*\| (`[^|]*`) \|$", page, re.MULTILINE)
+    return {name: re.findall(r"`(\w+)`", columns) for name, columns in rows}
+
+
+def test_every_table_of_a_run_and_its_columns_are_documented(finished):
+    folder = finished / "data/test"
+    tables = {path.stem: pd.read_parquet(path) for path in folder.glob("0[78]_*/*.parquet")}
+    tables |= {path.stem: pd.read_csv(path) for path in folder.glob("08_reporting/*.csv")}
+    written = {name: sorted(table.columns) for name, table in tables.items()}
+    assert written == {name: sorted(columns) for name, columns in documented_columns().items()}

@@ -7,7 +7,7 @@ value ŷ_r and with ŷ_d, the one behind the donor's examples. With ŷ_e the cha
     moved fraction = E[(ŷ_e − ŷ_r)(ŷ_d − ŷ_r)] / E[(ŷ_d − ŷ_r)²]   0: unmoved, 1: the donor's answer
     distance left  = E[(ŷ_e − ŷ_d)²] / E[(ŷ_d − ŷ_r)²]             1: unmoved, 0: the donor's answer
 
-`docs/results/probing.md` says what a positive and a null result mean, and how much an edit
+`docs/reference/probing.md` says what a positive and a null result mean, and how much an edit
 can move at all. An intervention is a small class (`Intervention`) that the parameters name; the
 module's own are `minimal_edit`, `pattern_edit`, `interchange_attended` and `interchange_context`.
 """
