@@ -135,20 +135,17 @@ def _allowed(field: dict[str, Any], schema: dict[str, Any]) -> str:
 def _value(value: Any) -> str:
     if value == "–":
         return "–"
+    if isinstance(value, float) and abs(value) >= 1e6:
+        return f"`{value:.1e}`"
     text = json.dumps(value, ensure_ascii=False)
     return f"`{text}`" if len(text) <= SHORT else "see the file"
 
 
 @cache
-def _source() -> griffe.Module:
-    package = griffe.load("incontext_linear", search_paths=[str(ROOT / "src")])
-    assert isinstance(package, griffe.Module)
-    return package
-
-
 def _class(model: type[BaseModel]) -> griffe.Object | griffe.Alias:
-    path = f"{model.__module__}.{model.__qualname__}".removeprefix("incontext_linear.")
-    return _source()[path]
+    """What griffe reads of a class's source: docstrings below fields, which Python drops."""
+    module = griffe.load(model.__module__, search_paths=[str(ROOT / "src")], submodules=False)
+    return module[model.__qualname__]
 
 
 def _said_of(model: type[BaseModel], name: str) -> str:

@@ -76,7 +76,7 @@ def build_shifts(
 
     Args:
         chosen: name or dotted path → strengths, None for the shift's own list; None: all that
-        exist.
+            exist.
 
     Returns:
         Name → one shift a strength, in the order given.
