@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tools import reference
-
 PROJECT = Path(__file__).parents[1]
 PAGES = sorted(
     path
@@ -172,11 +170,6 @@ def test_every_page_of_the_site_is_in_its_navigation():
     named = re.findall(r"'([\w/-]+\.md)'", repr(nav))
     pages = {str(path.relative_to(PROJECT / "docs")) for path in PROJECT.glob("docs/**/*.md")}
     assert sorted(named) == sorted(pages)
-
-
-def test_the_list_of_parameters_is_that_of_the_schema():
-    """Mended by ``python -m tools.reference``."""
-    assert reference.PAGE.read_text(encoding="utf-8") == reference.parameters_page()
 
 
 def test_the_readme_is_short():

@@ -99,8 +99,9 @@ def _nested(field: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any] | N
 
 def _model(model: type[BaseModel], name: str) -> type[BaseModel] | None:
     annotation = model.model_fields[name].annotation
-    is_model = inspect.isclass(annotation) and issubclass(annotation, BaseModel)
-    return annotation if is_model else None
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return None
 
 
 def _allowed(field: dict[str, Any], schema: dict[str, Any]) -> str:
@@ -144,7 +145,8 @@ def _value(value: Any) -> str:
 @cache
 def _class(model: type[BaseModel]) -> griffe.Object | griffe.Alias:
     """What griffe reads of a class's source: docstrings below fields, which Python drops."""
-    module = griffe.load(model.__module__, search_paths=[str(ROOT / "src")], submodules=False)
+    source = Path(inspect.getfile(model))
+    module = griffe.visit(model.__module__, source, source.read_text(encoding="utf-8"))
     return module[model.__qualname__]
 
 
