@@ -5,6 +5,7 @@ import importlib
 import logging
 import pkgutil
 import sqlite3
+from collections import Counter
 from contextlib import ExitStack
 from typing import Any
 
@@ -171,9 +172,24 @@ def _maker(name: str, catalog: DataCatalog, env: str) -> str:
 
 
 class Stages:
-    """Tell whoever shows this run's progress which node begins."""
+    """Tell whoever shows this run's progress which node begins; log which part does."""
+
+    @hook_impl
+    def before_pipeline_run(self, pipeline: Pipeline) -> None:
+        """Count the nodes of each part."""
+        self._left = Counter(_part(node) for node in pipeline.nodes)
+        self._begun: set[str] = set()
 
     @hook_impl
     def before_node_run(self, node: Node) -> None:
-        """Announce the node by its name."""
+        """Announce the node by its name; a part, once, with its number of nodes."""
         announce(node.name)
+        part = _part(node)
+        if part not in self._begun:
+            self._begun.add(part)
+            count = self._left[part]
+            logger.info("%s: %d node%s", part, count, "s" if count > 1 else "")
+
+
+def _part(node: Node) -> str:
+    return node.namespace or node.name

@@ -25,10 +25,12 @@ for _logger, _text in _NOISE.items():
 with quiet_start():
     from incontext_linear.environment import CONFIG_LOADER_ARGS  # noqa: F401
     from incontext_linear.hooks import ProjectChecks, Stages
+    from incontext_linear.reporting import Reporting
     from incontext_linear.session import ProjectSession
     from incontext_linear.tracking import Tracking
 
 SESSION_CLASS = ProjectSession
 # Tracking stands in for kedro-mlflow's own hook, so the plugin must not register that one too.
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro_mlflow",)
-HOOKS = (ProjectChecks(), Tracking(), Stages())
+# Those that stand later are called earlier: the report is logged while its MLflow run is open.
+HOOKS = (ProjectChecks(), Tracking(), Stages(), Reporting())

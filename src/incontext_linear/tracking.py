@@ -104,8 +104,7 @@ class Tracking(MlflowHook):
             }
             | (_variant_tags(variant) if variant else {})
         )
-        for name in sorted(name for name in pipeline.inputs() if name.startswith("params:")):
-            mlflow.log_params(_fields(name.removeprefix("params:"), catalog.load(name)))
+        mlflow.log_params(parameter_fields(pipeline, catalog))
 
     @hook_impl
     def after_pipeline_run(
@@ -179,6 +178,14 @@ def _fields(name: str, value: Any) -> dict[str, str]:
     else:
         fields = flatten(value, name) if isinstance(value, dict) else {name: value}
     return {field: str(value)[:MAX_PARAM_VAL_LENGTH] for field, value in fields.items()}
+
+
+def parameter_fields(pipeline: Pipeline, catalog: DataCatalog) -> dict[str, str]:
+    """Every parameter that a pipeline depends on, by dotted name."""
+    fields: dict[str, str] = {}
+    for name in sorted(name for name in pipeline.inputs() if name.startswith("params:")):
+        fields |= _fields(name.removeprefix("params:"), catalog.load(name))
+    return fields
 
 
 def end_open_runs(status: str) -> None:

@@ -65,7 +65,10 @@ def test_a_map_says_its_values_and_marks_cells():
     figure: Any = heat_map(grid, "column", "row", "share", log=True, marked=[(1, "b")])
     image, circles = figure.data
     assert image.z[0].tolist() == [0.0, -2.0]
-    assert image.customdata.tolist() == [["1", "0.01"], ["–", "10"]]
+    assert image.customdata.tolist() == [
+        ["share: 1", "share: 0.01"],
+        ["share: –", "share: 10"],
+    ]
     assert (circles.x, circles.y) == (("b",), ("1",))
 
 

@@ -60,7 +60,7 @@ def plot_risks(
     figure, (left, right) = panel_grid(
         2, 2, (5.4, 4.6), extra=(2.4, 0.4), run=run, width_ratios=(3, 2)
     )
-    floor = _floor(risk)
+    floor = lowest_drawn(risk)
     # The learner is drawn last: it would lie below what it is nearest to.
     ordered = risk.iloc[np.argsort(risk["predictor"] == LEARNER, kind="stable")]
     lifted = ordered.assign(**ordered[["mean", "low", "high"]].clip(lower=floor))
@@ -88,7 +88,7 @@ def plot_risks(
 _AT_THE_RIGHT = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
 
 
-def _floor(risk: pd.DataFrame) -> float:
+def lowest_drawn(risk: pd.DataFrame) -> float:
     """Where exact predictors are drawn, which have no error without noise: below the learner's
     curve, and no further.
     """

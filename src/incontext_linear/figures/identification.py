@@ -94,18 +94,8 @@ def _ramp(share: float) -> tuple[float, float, float]:
 
 def _map(axes: Axes, table: pd.DataFrame, shifts: Sequence[str]):
     """Candidates by shift, each shift at the strength that is hardest for the best candidate."""
-    at_home = table[table["shift"] == HOME].set_index("candidate")["distance"]
-    candidates = list(at_home.sort_values().index)
-    rows = [HOME, *shifts]
-    grid = np.full((len(rows), len(candidates)), np.nan)
-    labels = []
-    for index, shift in enumerate(rows):
-        cells = table[table["shift"] == shift].pivot(
-            index="strength", columns="candidate", values="distance"
-        )
-        hardest = cells.min(axis=1).idxmax()
-        grid[index] = cells.loc[hardest, candidates]
-        labels.append(shift_name(shift) + ("" if hardest == -1.0 else f" {hardest:g}"))
+    cells = hardest(table, shifts)
+    grid = cells.to_numpy()
     image = axes.imshow(
         np.clip(grid, FLOOR, 10), norm=LogNorm(FLOOR, 10), cmap="viridis_r", aspect="auto"
     )
@@ -114,12 +104,32 @@ def _map(axes: Axes, table: pd.DataFrame, shifts: Sequence[str]):
         axes.plot(best, index, marker="o", color="white", markeredgecolor=INK, markersize=6)
     prepare_axes(axes, "Distance to every candidate (circle: nearest)", "", "")
     axes.grid(visible=False)
-    axes.set_yticks(range(len(rows)), labels, fontsize=8)
-    axes.set_xticks(
-        range(len(candidates)), map(algorithm_name, candidates), rotation=50, ha="right"
-    )
+    axes.set_yticks(range(len(cells)), cells.index, fontsize=8)
+    names = [algorithm_name(str(name)) for name in cells.columns]
+    axes.set_xticks(range(len(names)), names, rotation=50, ha="right")
     axes.tick_params(axis="x", labelsize=8)
     return image
+
+
+def hardest(table: pd.DataFrame, shifts: Sequence[str]) -> pd.DataFrame:
+    """Distances: a row for home and for each shift, at the strength that is hardest for the best
+    candidate; a column a candidate, nearest at home first.
+
+    Args:
+        table: as `pooled` gives it.
+        shifts: which, in this order.
+    """
+    at_home = table[table["shift"] == HOME].set_index("candidate")["distance"]
+    candidates = list(at_home.sort_values().index)
+    rows = {}
+    for shift in (HOME, *shifts):
+        cells = table[table["shift"] == shift].pivot(
+            index="strength", columns="candidate", values="distance"
+        )
+        strength = float(str(cells.min(axis=1).idxmax()))
+        label = shift_name(shift) + ("" if strength == -1.0 else f" {strength:g}")
+        rows[label] = cells.loc[strength][candidates]
+    return pd.DataFrame(rows).T
 
 
 def plot_shift_curves(distances: pd.DataFrame, num_candidates: int = 5) -> Figure:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 PANEL_HEIGHT = 330
 """Pixels of one panel of curves, with its title and axis."""
+MOST_TICKS = 13
+"""Up to so many different values on the horizontal axis have a tick each."""
 _PLOTLY_DASHES = dict(zip(DASHES, ("solid", "dash", "dot"), strict=True)) | {"--": "dash"}
 _BAND = "2e"
 """Opacity of an interval, as the last two digits of its colour."""
@@ -95,6 +97,7 @@ def heat_map(
     log: bool = False,
     limits: tuple[float, float] | None = None,
     text: pd.DataFrame | None = None,
+    hover: pd.DataFrame | None = None,
     marked: Sequence[tuple[Any, Any]] = (),
     marked_label: str = "nearest",
     scale: str = "Viridis_r",
@@ -108,6 +111,7 @@ def heat_map(
         log: whether the colours are logarithmic.
         limits: values of the ends of the scale; None: the least and the greatest.
         text: written into the cells, of the same shape.
+        hover: said before the value where the pointer is, of the same shape.
         marked: (index, column) of cells with a circle.
         marked_label: what the circles say.
         scale: Plotly's name of the colours.
@@ -124,7 +128,9 @@ def heat_map(
     if log:
         powers = range(int(np.ceil(ends[0])), int(np.floor(ends[1])) + 1)
         bar |= {"tickvals": list(powers), "ticktext": [f"10<sup>{power}</sup>" for power in powers]}
-    hover = np.array([[short(value) for value in row] for row in values])
+    said = grid.map(lambda value: f"{colour}: {short(value)}")
+    if hover is not None:
+        said = hover + "<br>" + said
     image = go.Heatmap(
         z=shown,
         x=columns,
@@ -133,9 +139,8 @@ def heat_map(
         zmax=ends[1],
         colorscale=scale,
         colorbar=bar,
-        customdata=hover,
-        hovertemplate=f"{ylabel} %{{y}}<br>{xlabel} %{{x}}<br>{colour}: %{{customdata}}"
-        "<extra></extra>",
+        customdata=said.to_numpy(),
+        hovertemplate=f"{ylabel} %{{y}}<br>{xlabel} %{{x}}<br>%{{customdata}}<extra></extra>",
         text=None if text is None else text.to_numpy(),
         texttemplate=None if text is None else "%{text}",
         xgap=1,
@@ -212,6 +217,8 @@ def _draw_panel(figure: "Figure", row: int, panel: Panel, labelled: set[str]) ->
         figure.add_hline(place, row=cast("str", row), line=line)
     x_type, y_type = ("log" if log else "linear" for log in (panel.log_x, panel.log_y))
     figure.update_xaxes(title_text=panel.xlabel, type=x_type, row=row, col=1)
+    if shown[panel.x].nunique() <= MOST_TICKS:
+        figure.update_xaxes(tickvals=sorted(shown[panel.x].unique()), row=row, col=1)
     figure.update_yaxes(title_text=panel.ylabel, type=y_type, row=row, col=1)
     if panel.log_y:
         figure.update_yaxes(range=_log_range(shown, panel.floor), dtick=1, row=row, col=1)

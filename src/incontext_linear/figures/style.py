@@ -58,6 +58,8 @@ _LOOKS: dict[str, tuple[str, Any]] = {
     "first": ("#a3404d", DASHES[2]),
     "sherman_morrison": ("#a6328c", DASHES[0]),
     "gram": (PALETTE[3], DASHES[0]),
+    "loss": (PALETTE[0], DASHES[0]),
+    "spd_to_ols": (PALETTE[1], DASHES[0]),
     "minimal_edit": (PALETTE[0], DASHES[0]),
     "pattern_edit": (PALETTE[1], DASHES[0]),
     "interchange_attended": (PALETTE[2], DASHES[0]),

@@ -1,6 +1,5 @@
 """Which algorithm a learner follows, with controls: tables, words, metrics and tags."""
 
-import logging
 import math
 
 import pandas as pd
@@ -19,8 +18,6 @@ from incontext_linear.learner import Learner, Transformer
 from incontext_linear.learner.devices import on_device
 from incontext_linear.tables import MetricHistories, metric_history
 from incontext_linear.tasks import generator
-
-logger = logging.getLogger(__name__)
 
 LEARNER = "learner"
 """The source of the rows that are about the learner; the other sources are controls."""
@@ -75,10 +72,9 @@ def tabulate(found: dict[str, Identification]) -> tuple[pd.DataFrame, ...]:
 def tell_verdict(
     found: dict[str, Identification],
 ) -> tuple[str, dict[str, str], MetricHistories]:
-    """The verdict in words (also logged), as tags and as metrics of the run."""
+    """The verdict in words, as tags and as metrics of the run."""
     words = [f"{source}: {result.verdict.words()}" for source, result in found.items()]
     verdict = found[LEARNER].verdict
-    logger.info("Verdict: %s", verdict.words())
     tags = {
         "verdict": verdict.named or "none",
         "verdict.survivors": ", ".join(verdict.survivors) or "none",

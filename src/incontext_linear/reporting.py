@@ -1,0 +1,179 @@
+"""The report as the end of a run: a Kedro hook that shows what this run wrote, and nothing else.
+
+It is a hook and no node: a node would read its tables from the data folder, where those of another
+run may lie.
+"""
+
+import logging
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from kedro.framework.context import KedroContext
+from kedro.framework.hooks import hook_impl
+from kedro.io import DataCatalog
+from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
+
+from incontext_linear.config import flatten, resolve_device
+from incontext_linear.environment import data_folder
+from incontext_linear.parameters import Parameters, check_parameters
+from incontext_linear.tracking import end_open_runs, git_commit, parameter_fields
+
+logger = logging.getLogger(__name__)
+
+REPORT = "run_report"
+"""The catalog's entry of the page."""
+LEARNER = "learner"
+PACKAGES = ("incontext-linear", "torch", "numpy", "kedro", "kedro-mlflow", "mlflow", "plotly")
+
+
+class Written(Mapping[str, Any]):
+    """The datasets that a run has written, each loaded when it is asked for.
+
+    Args:
+        catalog: of the run.
+        names: what it has saved.
+    """
+
+    def __init__(self, catalog: DataCatalog, names: set[str]):
+        self._catalog, self._names = catalog, names
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._catalog.load(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._names))
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+
+class Reporting:
+    """Notes what a run writes and how long its parts take; at its end makes the page."""
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Read the parameters, which `ProjectChecks` has found valid."""
+        self._project = context.project_path
+        self._data = data_folder(context.project_path, context.config_loader)
+        self._parameters: Parameters = check_parameters(context.config_loader["parameters"])
+
+    @hook_impl
+    def before_pipeline_run(self) -> None:
+        """Begin with nothing written."""
+        self._written: set[str] = set()
+        self._seconds: dict[str, float] = {}
+        self._began = time.perf_counter()
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str) -> None:
+        """Note a dataset of this run."""
+        self._written.add(dataset_name)
+
+    @hook_impl
+    def before_node_run(self) -> None:
+        """Start the node's clock."""
+        self._node_began = time.perf_counter()
+
+    @hook_impl
+    def after_node_run(self, node: Node) -> None:
+        """Add the node's time to its part's."""
+        part = node.namespace or node.name
+        spent = time.perf_counter() - self._node_began
+        self._seconds[part] = self._seconds.get(part, 0.0) + spent
+
+    @hook_impl
+    def after_pipeline_run(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
+    ) -> None:
+        """Make the page and name it, unless this is one of a sweep's many runs."""
+        self._log_seconds()
+        if self._parameters.variant:
+            return
+        try:
+            answer = self._make(run_params, pipeline, catalog)
+        except BaseException:
+            end_open_runs("FAILED")
+            raise
+        if answer:
+            logger.info("Verdict: %s.", answer.partition(". ")[0].rstrip("."))
+        page = catalog.get(REPORT)
+        logger.info("Report: %s", getattr(page, "_filepath", REPORT))
+        logger.info("`make mlflow` shows this run beside others")
+
+    def _make(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> str:
+        """Save the page; gives its answer in words."""
+        from incontext_linear.report import Results, RunFacts, render
+
+        given = self._parameters
+        has_learner = LEARNER in pipeline.datasets()
+        results = Results(
+            Written(catalog, self._written),
+            given.evaluation.over(given.task),
+            given.model,
+            given.seed,
+            catalog.load(LEARNER) if has_learner else None,
+        )
+        facts = RunFacts(
+            command_line(run_params),
+            root=os.path.relpath(self._project, self._data / "08_reporting"),
+            facts=self._facts(),
+            versions={"Python": platform.python_version()}
+            | {name: version(name) for name in PACKAGES},
+            seconds={name: round(spent, 1) for name, spent in self._seconds.items()},
+            parameters=parameter_fields(pipeline, catalog),
+        )
+        page = render(results, facts)
+        catalog.save(REPORT, page.html)
+        return page.answer
+
+    def _facts(self) -> dict[str, str]:
+        import mlflow
+
+        run = mlflow.active_run()
+        device = resolve_device(self._parameters.device)
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+        return {
+            "commit": git_commit(Path(self._project)),
+            "seed": str(self._parameters.seed),
+            "MLflow run": f"{run.info.run_name} ({run.info.run_id})" if run else "none",
+            "device": f"{device.type}: {name}, {torch.get_num_threads()} threads of "
+            f"{os.cpu_count()} processors",
+            "seconds": f"{time.perf_counter() - self._began:.0f}, this page left out",
+        }
+
+    def _log_seconds(self) -> None:
+        """The time of the run and of its parts, as metrics."""
+        import mlflow
+
+        if mlflow.active_run():
+            total = {"run/seconds": time.perf_counter() - self._began}
+            parts = {f"run/seconds.{name}": spent for name, spent in self._seconds.items()}
+            mlflow.log_metrics(total | parts)
+
+
+def command_line(run_params: Mapping[str, Any]) -> str:
+    """``kedro run`` with what was given of its options."""
+    names = run_params.get("pipeline_names") or [run_params.get("pipeline_name")]
+    chosen = ",".join(name for name in names if name and name != "__default__")
+    changed = run_params.get("runtime_params") or run_params.get("extra_params") or {}
+    parameters = ",".join(f"{name}={value}" for name, value in flatten(dict(changed)).items())
+    options = {"env": run_params.get("env"), "pipelines": chosen, "params": parameters}
+    options |= {
+        option: ",".join(run_params.get(key) or ())
+        for option, key in (("tags", "tags"), ("nodes", "node_names"))
+    }
+    return " ".join(
+        ["kedro run", *(f"--{name} {value}" for name, value in options.items() if value)]
+    )
