@@ -149,8 +149,9 @@ def test_parts_of_the_probing_pipeline_are_chosen_by_tags(finished):
         finished, "run", "--env", "test", "--pipelines", "probing", "--tags", "layerwise"
     )
     assert result.returncode == 0, result.output[-3000:]
-    assert "measure_progress" in result.output
-    assert "train_probes" not in result.output
+    assert "probing: 5 nodes" in result.says
+    made = client(finished).list_artifacts(runs(finished)[0].info.run_id, "tables")
+    assert {Path(table.path).stem for table in made} == {"layer_progress", "nearest_steps"}
 
 
 def test_checkpoints_are_gone_once_the_learner_is_saved(finished):

@@ -1,4 +1,4 @@
-"""The page that tells a run: what is in it, what is said to be missing, and that it needs nothing."""
+"""The page that tells a run: what it holds, what it says is missing, and that it stands alone."""
 
 import re
 from html.parser import HTMLParser
@@ -38,9 +38,9 @@ class Page(HTMLParser):
         self._inside = tag
         for name, value in attrs:
             if name == "id":
-                self.ids.add(value)
+                self.ids.add(value or "")
             if name in ("src", "href"):
-                self.references.append(value)
+                self.references.append(value or "")
 
     def handle_endtag(self, tag):
         self._inside = ""

@@ -98,7 +98,7 @@ def _numbers(results: Results, at: pd.DataFrame, variance: float) -> tuple[Numbe
 
 
 def _divergences(results: Results) -> Shown:
-    marks = {"k = d": results.task.dim}
+    marks = {"k = d": float(results.task.dim)}
     panels = [
         Panel(
             _seen(results.table(f"{key}_curves")), "examples_seen", "predictor", title, SEEN,
@@ -140,7 +140,7 @@ def _risks(results: Results) -> Shown:
         risk.iloc[np.argsort(risk["predictor"] == LEARNER, kind="stable")],
         "examples_seen", "predictor", "Squared error against the label", SEEN,
         "mean squared error", log_y=True, floor=lowest_drawn(risk),
-        marks={"k = d": results.task.dim},
+        marks={"k = d": float(results.task.dim)},
     )  # fmt: skip
     caption = (
         "Squared error of the learner and of every algorithm on the same prompts. Algorithms that "
@@ -154,7 +154,7 @@ def _linearity(results: Results) -> Shown:
     left = shown.assign(mean=1 - shown["mean"], low=1 - shown["high"], high=1 - shown["low"])
     panel = Panel(
         left, "examples_seen", "predictor", "How far from linear the learner is", SEEN,
-        "1 − R² of its implicit weights", log_y=True, marks={"k = d": results.task.dim},
+        "1 − R² of its implicit weights", log_y=True, marks={"k = d": float(results.task.dim)},
     )  # fmt: skip
     caption = (
         "The share of the learner's answers to many queries behind one prompt that no linear map "
