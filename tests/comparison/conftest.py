@@ -50,5 +50,6 @@ def settings():
         num_adversarial_pairs=1,
         adversarial_prompts=16,
         adversarial_steps=8,
+        num_confirmation_prompts=192,
         num_resamples=100,
     )

@@ -82,15 +82,21 @@ def test_every_other_candidate_has_evidence_against_it_or_is_said_not_to(found):
 def test_evidence_is_found_in_the_tables(found):
     result = found["ridge"]
     evidence = result.verdict.ruled_out["sgd"]
-    cell = result.distances[
-        (result.distances["shift"] == evidence.where)
-        & (result.distances["examples_seen"] == evidence.examples_seen)
+    cells = result.confirmations
+    cell = cells[
+        (cells["against"] == "sgd")
+        & (cells["shift"] == evidence.where)
+        & (cells["examples_seen"] == evidence.examples_seen)
         & (
-            (result.distances["strength"] == evidence.strength)
-            | (result.distances["strength"].isna() & math.isnan(evidence.strength))
+            (cells["strength"] == evidence.strength)
+            | (cells["strength"].isna() & math.isnan(evidence.strength))
         )
-    ].set_index("candidate")["distance"]
-    assert evidence.ratio == pytest.approx(cell["sgd"] / cell[evidence.rival], rel=1e-6)
+    ].iloc[0]
+    assert evidence.rival == cell["rival"]
+    assert math.log(evidence.ratio) == pytest.approx(cell["log_ratio"])
+    # Other prompts than those that it was chosen on, and yet alike.
+    assert cell["log_ratio"] != cell["chosen_log_ratio"]
+    assert cell["low"] < cell["chosen_log_ratio"]
 
 
 def test_a_mixture_of_two_algorithms_is_none_of_these(mixture):

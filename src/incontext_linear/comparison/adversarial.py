@@ -70,6 +70,18 @@ class Bulk:
         return (low >= self.norms[0]) & (high <= self.norms[1]) & likely
 
 
+MOST_DIFFERENT = "most different: "
+"""Begins the name of a condition that was searched for; the pair's names follow."""
+
+
+def searched_pair(name: str) -> tuple[str, str] | None:
+    """The candidates between which a condition was searched; None: it is another condition."""
+    if not name.startswith(MOST_DIFFERENT):
+        return None
+    first, _, second = name.removeprefix(MOST_DIFFERENT).partition(", ")
+    return first, second
+
+
 def is_differentiable(member: Member) -> bool:
     """Whether a member's predictions can be differentiated at a moderate cost."""
     return member.numbers.get("num_steps", 0) <= STEPS_WITH_GRADIENTS
@@ -113,7 +125,7 @@ def most_different_prompts(
     xs = _ascend(first, second, start, bulk, num_steps)
     found = relabel(start, xs)
     part = Prefixes(found.xs, found.ys, (examples_seen,))
-    name = f"most different: {first.family.name}, {second.family.name}"
+    name = f"{MOST_DIFFERENT}{first.family.name}, {second.family.name}"
     return Condition(name, float("nan"), (part,))
 
 

@@ -7,6 +7,8 @@ the learner's own predictions in the same unit, so that 1 − distance / power i
 learner's predictions that the candidate explains. *Separations*: mean squared difference of two
 candidates, in the same unit, and the ratio of the learner's distances to them, paired over prompts.
 A cell tells two candidates apart if they differ by more than the learner's distance to the nearer.
+Intervals of distances cover; those of ratios are percentiles, which choose cells among thousands,
+and are measured again before anything is concluded from them (`confirmation`).
 
 A query shift changes the query alone. As the x after k examples is a query at k and an example from
 then on, each k has prompts of its own there: k examples as they were, then the changed query.
@@ -26,10 +28,10 @@ from incontext_linear.comparison.families import Member
 from incontext_linear.comparison.fitting import CEILING, Calibration, FittedFamily
 from incontext_linear.comparison.shifts import QueryShift, Shift
 from incontext_linear.comparison.spectra import Prefixes
-from incontext_linear.config import TaskConfig
+from incontext_linear.config import BootstrapConfig, TaskConfig
 from incontext_linear.predictors import Predictor
 from incontext_linear.predictors.validation import Number
-from incontext_linear.statistics import interval, resampled_means
+from incontext_linear.statistics import interval, mean_interval, resampled_means
 from incontext_linear.tasks import Prompts, draw_prompts, generator
 
 logger = logging.getLogger(__name__)
@@ -295,11 +297,37 @@ def measure_conditions(
         resampled = resampled_means(squared.cpu().numpy(), num_resamples, seed)
         power = followed.square().mean(0) / scale
         cells = (condition, names)
-        distances.append(_distance_rows(*cells, squared, resampled, power, confidence))
+        limits = mean_limits(squared, confidence, num_resamples, seed)
+        distances.append(_distance_rows(*cells, squared, limits, power))
         separations.append(
             _separation_rows(*cells, predictions / scale**0.5, squared, resampled, confidence)
         )
     return pd.concat(distances, ignore_index=True), pd.concat(separations, ignore_index=True)
+
+
+def squared_distance(
+    condition: Condition, candidate: Candidate, followed: Float[Tensor, "batch prefix"]
+) -> Float[Tensor, "batch prefix"]:
+    """Squared differences of a candidate's predictions and others, as shares of Var(y)."""
+    return _finite((condition.ask(candidate) - followed).square() / condition.label_variance)
+
+
+def mean_limits(
+    values: Float[Tensor, "candidate prompt cell"],
+    confidence: float,
+    num_resamples: int,
+    seed: int,
+) -> tuple[Float[np.ndarray, "candidate cell"], Float[np.ndarray, "candidate cell"]]:
+    """Limits of the means over prompts that cover under heavy tails (`statistics.mean_interval`).
+
+    Every candidate and cell is resampled by the same prompts.
+    """
+    num_candidates, num_prompts, num_cells = values.shape
+    columns = values.permute(1, 0, 2).reshape(num_prompts, -1).cpu().numpy()
+    bootstrap = BootstrapConfig(confidence=confidence, num_resamples=num_resamples)
+    table = mean_interval(columns, bootstrap, seed)
+    shape = num_candidates, num_cells
+    return table["low"].to_numpy().reshape(shape), table["high"].to_numpy().reshape(shape)
 
 
 def _finite(shares: Tensor) -> Tensor:
@@ -326,11 +354,10 @@ def _distance_rows(
     condition: Condition,
     names: list[str],
     squared: Float[Tensor, "candidate prompt prefix"],
-    resampled: Float[np.ndarray, "resample candidate prefix"],
+    limits: tuple[Float[np.ndarray, "candidate prefix"], Float[np.ndarray, "candidate prefix"]],
     power: Float[Tensor, " prefix"],
-    confidence: float,
 ) -> pd.DataFrame:
-    low, high = interval(resampled, confidence, discrete=True)
+    low, high = limits
     table = _cells(condition, candidate=names)
     for name, values in (("distance", squared.mean(1).cpu().numpy()), ("low", low), ("high", high)):
         table[name] = values.ravel()
@@ -391,10 +418,10 @@ def measure_structure(
     residual = followed - known.clamp(-1e3, 1e3)
     explained = _cross_fitted(known, residual)
     gain = residual.square() - (residual - explained).square()
-    gain = gain.cpu().numpy()
-    low, high = interval(resampled_means(gain, num_resamples, seed), confidence, discrete=True)
+    low, high = mean_limits(gain, confidence, num_resamples, seed)
     table = _cells(condition, candidate=list(candidates))[["candidate", "examples_seen"]]
-    for name, values in (("structured", gain.mean(1)), ("low", low), ("high", high)):
+    mean = gain.mean(1).cpu().numpy()
+    for name, values in (("structured", mean), ("low", low), ("high", high)):
         table[name] = values.ravel()
     power = followed.square().mean(0)
     table["learner_power"] = power.repeat(len(candidates)).cpu().numpy()

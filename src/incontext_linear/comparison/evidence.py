@@ -4,7 +4,8 @@ Rules, each with a threshold in `Thresholds`:
 
 1. A cell (shift × strength × k) rules a candidate out if another one explains the learner there,
    the cell separates the two, and the learner is nearer to the other by a factor, at the lower end
-   of the ratio's interval.
+   of the ratio's interval. The strongest cells are chosen on some prompts, and count as they come
+   out on others (`confirmation`).
 2. A symmetry rules it out if the learner breaks what the candidate has, or the other way round, by
    more than the candidate's distance to the learner at home can account for.
 3. At home it is ruled out if it leaves too much of Var(y), or if what it leaves is explained by
@@ -108,7 +109,7 @@ def _short(value: float) -> str:
 def against_each(
     members: Mapping[str, str],
     distances: pd.DataFrame,
-    pairs: pd.DataFrame,
+    confirmed: pd.DataFrame,
     symmetries: pd.DataFrame,
     structure: pd.DataFrame,
     limits: Thresholds,
@@ -118,13 +119,13 @@ def against_each(
     Args:
         members: the candidates that can be ruled out.
         distances: from `measure_conditions`.
-        pairs: from `with_distances`.
+        confirmed: from `strongest_cells`, as they came out on other prompts.
         symmetries: from `measure_symmetries`.
         structure: from `measure_structure`.
         limits: what counts as evidence.
     """
     found = [
-        *_from_conditions(pairs, limits),
+        *_from_cells(confirmed, limits),
         *_from_symmetries(distances, symmetries, limits),
         *_from_home(distances, structure, limits),
     ]
@@ -162,31 +163,59 @@ def separating(pairs: pd.DataFrame, limits: Thresholds) -> pd.Series:
     return pairs["separation"] > limits.margin * pairs["nearer"].clip(lower=1e-12)
 
 
-def _from_conditions(pairs: pd.DataFrame, limits: Thresholds) -> list[Evidence]:
-    usable = pairs["nearer"] <= (1 - limits.usable) * pairs["learner_power"]
-    pairs = pairs[usable & separating(pairs, limits)]
-    found = []
-    for loser, rival, sign in (("first", "second", 1), ("second", "first", -1)):
-        low = pairs["low"] if sign == 1 else -pairs["high"]
-        rows = pairs[(low > math.log(limits.ratio)) & ~pairs[loser].str.endswith(BY_CONTEXT)]
-        rows = rows.assign(force=low[rows.index])
-        strongest = rows.sort_values("force", ascending=False).groupby(loser, sort=False).head(1)
-        for row in rows_of(strongest):
-            ends = sorted(math.exp(min(sign * end, 600)) for end in (row.low, row.high))
-            found.append(
-                Evidence(
-                    against=getattr(row, loser),
-                    kind="condition",
-                    where=row.shift,
-                    strength=float("nan") if row.strength == -1.0 else row.strength,
-                    examples_seen=int(row.examples_seen),
-                    rival=getattr(row, rival),
-                    ratio=math.exp(min(sign * row.log_ratio, 600)),
-                    low=ends[0],
-                    high=ends[1],
-                )
-            )
-    return found
+def strongest_cells(
+    distances: pd.DataFrame,
+    separations: pd.DataFrame,
+    thresholds: Thresholds,
+    per_candidate: int = 1,
+) -> pd.DataFrame:
+    """The separating cells that speak most against each candidate, for a closer look at them.
+
+    Args:
+        distances: from `measure_conditions`.
+        separations: likewise.
+        thresholds: what counts as evidence.
+        per_candidate: at most so many cells (shift × strength × k) a candidate.
+
+    Returns:
+        ``shift``, ``strength``, ``examples_seen``, ``against``, ``rival`` (the candidate that the
+        learner follows there instead, its nearest in that cell), ``log_ratio`` of the learner's
+        distances to the two, ``low``, ``high``; strongest first.
+    """
+    pairs = with_distances(distances, separations)
+    usable = pairs["nearer"] <= (1 - thresholds.usable) * pairs["learner_power"]
+    pairs = pairs[usable & separating(pairs, thresholds)]
+    forward = pairs.rename(columns={"first": "against", "second": "rival"})
+    backward = pairs.rename(columns={"second": "against", "first": "rival"})
+    # The ratio the other way round, and its ends with it.
+    turned = {"log_ratio": -pairs["log_ratio"], "low": -pairs["high"], "high": -pairs["low"]}
+    cells = pd.concat([forward, backward.assign(**turned)], ignore_index=True)
+    speaks = cells["low"] > math.log(thresholds.ratio)
+    cells = cells[speaks & ~cells["against"].str.endswith(BY_CONTEXT)]
+    cells = cells.sort_values("low", ascending=False, kind="stable")
+    cells = cells.drop_duplicates([*CELL, "against"])
+    cells = cells.groupby("against", sort=False).head(per_candidate)
+    cells["strength"] = cells["strength"].where(cells["strength"] != -1.0)
+    columns = [*CELL, "against", "rival", "log_ratio", "low", "high"]
+    return cells[columns].reset_index(drop=True)
+
+
+def _from_cells(cells: pd.DataFrame, limits: Thresholds) -> list[Evidence]:
+    cells = cells[cells["low"] > math.log(limits.ratio)]
+    return [
+        Evidence(
+            against=row.against,
+            kind="condition",
+            where=row.shift,
+            strength=float(row.strength),
+            examples_seen=int(row.examples_seen),
+            rival=row.rival,
+            ratio=math.exp(min(row.log_ratio, 600)),
+            low=math.exp(min(row.low, 600)),
+            high=math.exp(min(row.high, 600)),
+        )
+        for row in rows_of(cells)
+    ]
 
 
 def _from_symmetries(

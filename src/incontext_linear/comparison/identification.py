@@ -4,36 +4,48 @@ The whole method in one call, `identify`, and the steps that a pipeline takes on
 fit the families, measure conditions, symmetries and structure, judge.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import pandas as pd
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from incontext_linear.comparison.adversarial import is_differentiable, most_different_prompts
+from incontext_linear.comparison.adversarial import (
+    is_differentiable,
+    most_different_prompts,
+    searched_pair,
+)
 from incontext_linear.comparison.conditions import (
+    HOME,
     Candidate,
     Condition,
     answerable,
+    as_candidate,
+    build_condition,
     build_conditions,
     calibrations,
     candidates_of,
     contexts,
+    home_condition,
     home_prompts,
     measure_conditions,
     measure_structure,
 )
-from incontext_linear.comparison.evidence import Thresholds
+from incontext_linear.comparison.confirmation import confirm
+from incontext_linear.comparison.evidence import Thresholds, strongest_cells
 from incontext_linear.comparison.families import FamilyConfig, Member, build_families
 from incontext_linear.comparison.filters import FilterConfig
 from incontext_linear.comparison.fitting import Away, FittedFamily, fit_family
 from incontext_linear.comparison.shifts import PromptShift, Shift, build_shifts
 from incontext_linear.comparison.symmetries import measure_symmetries
 from incontext_linear.comparison.verdict import Verdict, judge
-from incontext_linear.config import Config, OpenFraction, TaskConfig
+from incontext_linear.config import BootstrapConfig, Config, OpenFraction, TaskConfig
 from incontext_linear.predictors import Predictor
 from incontext_linear.predictors.validation import Number
+from incontext_linear.tasks import Prompts
 
 
 class IdentificationConfig(Config):
@@ -59,6 +71,10 @@ class IdentificationConfig(Config):
     """Pairs of candidates for which prompts are searched on which they differ most."""
     adversarial_prompts: PositiveInt = 64
     adversarial_steps: PositiveInt = 30
+    num_confirmation_prompts: PositiveInt = 512
+    """Prompts, drawn anew, on which the strongest evidence against each candidate must hold."""
+    cells_confirmed: PositiveInt = 2
+    """How many cells (shift × strength × k) a candidate are measured again."""
     confidence: OpenFraction = 0.95
     num_resamples: PositiveInt = 200
     thresholds: Thresholds = Thresholds()
@@ -69,7 +85,7 @@ class IdentificationConfig(Config):
         """A quarter of the prompts, and no search: for learners that must show nothing."""
         few = {
             name: max(16, getattr(self, name) // 4)
-            for name in ("num_calibration_prompts", "num_prompts")
+            for name in ("num_calibration_prompts", "num_prompts", "num_confirmation_prompts")
         }
         return self.model_copy(update=few | {"num_adversarial_pairs": 0})
 
@@ -111,6 +127,7 @@ class Identification:
     fits: Fits
     distances: pd.DataFrame
     separations: pd.DataFrame
+    confirmations: pd.DataFrame
     symmetries: pd.DataFrame
     structure: pd.DataFrame
     verdict: Verdict
@@ -120,6 +137,7 @@ class Identification:
         return {
             "distances": self.distances,
             "separations": self.separations,
+            "confirmations": self.confirmations,
             "symmetries": self.symmetries,
             "structure": self.structure,
             "numbers": self.fits.numbers,
@@ -148,8 +166,16 @@ def identify(
     settings = settings or IdentificationConfig()
     fits = fit_families(learner, task, settings, seed, device)
     candidates = fits.candidates(settings.by_context)
-    tables = measure_everywhere(learner, fits, task, settings, seed, device)
-    distances, separations = tables
+    distances, separations = measure_everywhere(learner, fits, task, settings, seed, device)
+    cells = strongest_cells(distances, separations, settings.thresholds, settings.cells_confirmed)
+    confirmed = confirm(
+        as_candidate(learner),
+        candidates,
+        cells,
+        partial(condition_anew, fits, task, settings, seed, device),
+        BootstrapConfig(confidence=settings.confidence),
+        seed,
+    )
     prompts = home_prompts(task, settings.num_prompts, seed, "symmetries", device)
     bootstrap = (settings.confidence, settings.num_resamples, seed)
     seen = contexts(task, settings.examples_seen)
@@ -165,8 +191,9 @@ def identify(
         fits.words,
         homes_of(build_shifts(settings.shifts)),
         settings.thresholds,
+        confirmed,
     )
-    return Identification(fits, distances, separations, symmetries, structure, verdict)
+    return Identification(fits, distances, separations, confirmed, symmetries, structure, verdict)
 
 
 def fit_families(
@@ -242,22 +269,59 @@ def search_conditions(
     standing = [
         n for n in (so_far.survivors or so_far.near_home) if is_differentiable(fits.members[n])
     ]
-    seen = contexts(task, settings.examples_seen)
-    middle = seen[len(seen) // 2]
+    middle = _middle(task, settings)
     home = separations[(separations["shift"] == "home") & (separations["examples_seen"] == middle)]
     apart = home.set_index(["first", "second"])["separation"]
     prompts = home_prompts(task, settings.adversarial_prompts, seed, "adversarial", device)
-    found = []
-    for i, first in enumerate(standing):
-        for second in standing[i + 1 :]:
-            # Two that are the same algorithm here, as least squares and the posterior mean are.
-            same = apart.get((first, second), apart.get((second, first), 0.0)) < 1e-20
-            if same or len(found) == settings.num_adversarial_pairs:
-                continue
-            pair = (fits.members[first], fits.members[second])
-            steps = settings.adversarial_steps
-            found.append(most_different_prompts(*pair, task.inputs, prompts, middle, steps))
-    return found
+    pairs = []
+    for first, second in itertools.combinations(standing, 2):
+        # Two that are the same algorithm here, as least squares and the posterior mean are.
+        if apart.get((first, second), apart.get((second, first), 0.0)) >= 1e-20:
+            pairs.append((first, second))
+    return [
+        _search(fits, pair, task, settings, prompts)
+        for pair in pairs[: settings.num_adversarial_pairs]
+    ]
+
+
+def _search(
+    fits: Fits,
+    pair: tuple[str, str],
+    task: TaskConfig,
+    settings: IdentificationConfig,
+    prompts: Prompts,
+) -> Condition:
+    first, second = (fits.members[name] for name in pair)
+    return most_different_prompts(
+        first, second, task.inputs, prompts, _middle(task, settings), settings.adversarial_steps
+    )
+
+
+def _middle(task: TaskConfig, settings: IdentificationConfig) -> int:
+    seen = contexts(task, settings.examples_seen)
+    return seen[len(seen) // 2]
+
+
+def condition_anew(
+    fits: Fits,
+    task: TaskConfig,
+    settings: IdentificationConfig,
+    seed: int,
+    device: str,
+    shift: str,
+    strength: float,
+) -> Condition:
+    """A condition of `measure_everywhere`, with prompts that nothing was chosen on."""
+    prompts = home_prompts(task, settings.num_confirmation_prompts, seed, "confirmation", device)
+    if shift == HOME:
+        return home_condition(prompts)
+    if pair := searched_pair(shift):
+        few = Prompts(*(tensor[: settings.adversarial_prompts] for tensor in prompts))
+        return _search(fits, pair, task, settings, few)
+    strengths = build_shifts(settings.shifts)[shift]
+    chosen = next(one for one in strengths if float(one.strength) == strength)
+    seen = contexts(task, settings.examples_seen)
+    return build_condition(shift, chosen, prompts, seed=seed + 1, examples_seen=seen)
 
 
 def homes_of(shifts: dict[str, list[Shift]]) -> dict[str, Number | None]:

@@ -12,11 +12,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from incontext_linear.comparison.conditions import Candidate, as_candidate
+from incontext_linear.comparison.conditions import Candidate, as_candidate, mean_limits
 from incontext_linear.comparison.shifts import noise_of, random_rotations, relabel
 from incontext_linear.comparison.spectra import Prefixes
 from incontext_linear.predictors import Predictor
-from incontext_linear.statistics import interval, resampled_means
 from incontext_linear.tasks import Prompts, generator
 
 LEARNER = "learner"
@@ -148,8 +147,7 @@ def measure_symmetries(
             parts = [(coefficient, _prefixes(changed, seen)) for coefficient, changed in terms]
             sums = torch.stack([_sum(candidate, parts) for candidate in asked.values()])
             shares = (sums.square() / scale).nan_to_num(nan=1e6, posinf=1e6).clamp(max=1e6)
-            resampled = resampled_means(shares.cpu().numpy(), num_resamples, seed)
-            ends = interval(resampled, confidence, discrete=True)
+            ends = mean_limits(shares, confidence, num_resamples, seed)
             gain = sum(coefficient**2 for coefficient, _ in terms)
             for i, candidate in enumerate(asked):
                 for j, k in enumerate(seen):

@@ -19,6 +19,7 @@ from incontext_linear.comparison.evidence import (
     Thresholds,
     against_each,
     separating,
+    strongest_cells,
     with_distances,
 )
 from incontext_linear.predictors.validation import Number
@@ -207,6 +208,7 @@ def judge(
     members: Mapping[str, str],
     homes: Mapping[str, Number | None],
     thresholds: Thresholds | None = None,
+    confirmed: pd.DataFrame | None = None,
 ) -> Verdict:
     """Judge a learner.
 
@@ -219,10 +221,14 @@ def judge(
         members: name → words of each candidate that can be named, simplest first.
         homes: shift → the strength that changes nothing.
         thresholds: what counts as evidence; None: the defaults.
+        confirmed: `strongest_cells`, measured again on other prompts; None: cells count as they
+            were first measured, which flatters the strongest of many.
     """
     limits = thresholds or Thresholds()
+    if confirmed is None:
+        confirmed = strongest_cells(distances, separations, limits)
     pairs = with_distances(distances, separations)
-    ruled_out = against_each(members, distances, pairs, symmetries, structure, limits)
+    ruled_out = against_each(members, distances, confirmed, symmetries, structure, limits)
     at_home = distances[(distances["shift"] == HOME) & distances["candidate"].isin(list(members))]
     least = at_home.groupby("candidate", sort=False)["explained"].min()
     mean = at_home.groupby("candidate", sort=False)["distance"].apply(
