@@ -131,7 +131,14 @@ def tables():
     """A cell in which the learner follows b and not a, and nothing else against either."""
     cell = {"shift": "cell", "strength": 1.0, "examples_seen": 1}
     home = {"shift": HOME, "strength": float("nan"), "examples_seen": 1}
-    common = {"low": 0.0, "high": 0.0, "learner_power": 1.0, "label_variance": 1.0}
+    common = {
+        "median": 0.0,
+        "median_low": 0.0,
+        "low": 0.0,
+        "high": 0.0,
+        "learner_power": 1.0,
+        "label_variance": 1.0,
+    }
     rows = [
         place | common | {"candidate": name, "distance": distance, "explained": 1 - distance}
         for place, distances in ((cell, (0.3, 0.01)), (home, (0.001, 0.001)))

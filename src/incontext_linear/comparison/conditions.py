@@ -277,8 +277,9 @@ def measure_conditions(
         seed: of the bootstrap.
 
     Returns:
-        distances: ``shift``, ``strength``, ``examples_seen``, ``candidate``, ``distance``, ``low``,
-            ``high``, ``learner_power``, ``explained``; shares of the condition's Var(y), which is
+        distances: ``shift``, ``strength``, ``examples_seen``, ``candidate``, ``distance`` (the
+            mean), ``low``, ``high``, ``median``, ``median_low``, ``median_high``,
+            ``learner_power``, ``explained``; shares of the condition's Var(y), which is
             ``label_variance``.
         separations: ``shift``, ``strength``, ``examples_seen``, ``first``, ``second``,
             ``separation``, ``log_ratio`` (of the learner's distances to first and second), ``low``,
@@ -297,8 +298,8 @@ def measure_conditions(
         resampled = resampled_means(squared.cpu().numpy(), num_resamples, seed)
         power = followed.square().mean(0) / scale
         cells = (condition, names)
-        limits = mean_limits(squared, confidence, num_resamples, seed)
-        distances.append(_distance_rows(*cells, squared, limits, power))
+        found = prompt_intervals(squared, confidence, num_resamples, seed)
+        distances.append(_distance_rows(*cells, found, power))
         separations.append(
             _separation_rows(*cells, predictions / scale**0.5, squared, resampled, confidence)
         )
@@ -312,22 +313,25 @@ def squared_distance(
     return _finite((condition.ask(candidate) - followed).square() / condition.label_variance)
 
 
-def mean_limits(
+def prompt_intervals(
     values: Float[Tensor, "candidate prompt cell"],
     confidence: float,
     num_resamples: int,
     seed: int,
-) -> tuple[Float[np.ndarray, "candidate cell"], Float[np.ndarray, "candidate cell"]]:
-    """Limits of the means over prompts that cover under heavy tails (`statistics.mean_interval`).
+) -> dict[str, Float[np.ndarray, "candidate cell"]]:
+    """Means and medians over prompts with intervals that cover under heavy tails.
 
     Every candidate and cell is resampled by the same prompts.
+
+    Returns:
+        ``mean``, ``low``, ``high``, ``median``, ``median_low``, ``median_high``, see
+        `statistics.mean_interval`.
     """
-    num_candidates, num_prompts, num_cells = values.shape
+    num_candidates, num_prompts, _ = values.shape
     columns = values.permute(1, 0, 2).reshape(num_prompts, -1).cpu().numpy()
     bootstrap = BootstrapConfig(confidence=confidence, num_resamples=num_resamples)
     table = mean_interval(columns, bootstrap, seed)
-    shape = num_candidates, num_cells
-    return table["low"].to_numpy().reshape(shape), table["high"].to_numpy().reshape(shape)
+    return {str(name): table[name].to_numpy().reshape(num_candidates, -1) for name in table}
 
 
 def _finite(shares: Tensor) -> Tensor:
@@ -353,14 +357,12 @@ def _cells(condition: Condition, **columns: Sequence[str]) -> pd.DataFrame:
 def _distance_rows(
     condition: Condition,
     names: list[str],
-    squared: Float[Tensor, "candidate prompt prefix"],
-    limits: tuple[Float[np.ndarray, "candidate prefix"], Float[np.ndarray, "candidate prefix"]],
+    found: Mapping[str, Float[np.ndarray, "candidate prefix"]],
     power: Float[Tensor, " prefix"],
 ) -> pd.DataFrame:
-    low, high = limits
     table = _cells(condition, candidate=names)
-    for name, values in (("distance", squared.mean(1).cpu().numpy()), ("low", low), ("high", high)):
-        table[name] = values.ravel()
+    for name, values in found.items():
+        table["distance" if name == "mean" else name] = values.ravel()
     table["learner_power"] = power.repeat(len(names)).cpu().numpy()
     table["label_variance"] = condition.label_variance
     table["explained"] = 1 - table["distance"] / table["learner_power"].clip(lower=1e-30)
@@ -418,11 +420,10 @@ def measure_structure(
     residual = followed - known.clamp(-1e3, 1e3)
     explained = _cross_fitted(known, residual)
     gain = residual.square() - (residual - explained).square()
-    low, high = mean_limits(gain, confidence, num_resamples, seed)
+    found = prompt_intervals(gain, confidence, num_resamples, seed)
     table = _cells(condition, candidate=list(candidates))[["candidate", "examples_seen"]]
-    mean = gain.mean(1).cpu().numpy()
-    for name, values in (("structured", mean), ("low", low), ("high", high)):
-        table[name] = values.ravel()
+    for name, column in (("structured", "mean"), ("low", "low"), ("high", "high")):
+        table[name] = found[column].ravel()
     power = followed.square().mean(0)
     table["learner_power"] = power.repeat(len(candidates)).cpu().numpy()
     return table

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from incontext_linear.comparison.conditions import Candidate, as_candidate, mean_limits
+from incontext_linear.comparison.conditions import Candidate, as_candidate, prompt_intervals
 from incontext_linear.comparison.shifts import noise_of, random_rotations, relabel
 from incontext_linear.comparison.spectra import Prefixes
 from incontext_linear.predictors import Predictor
@@ -147,11 +147,11 @@ def measure_symmetries(
             parts = [(coefficient, _prefixes(changed, seen)) for coefficient, changed in terms]
             sums = torch.stack([_sum(candidate, parts) for candidate in asked.values()])
             shares = (sums.square() / scale).nan_to_num(nan=1e6, posinf=1e6).clamp(max=1e6)
-            ends = mean_limits(shares, confidence, num_resamples, seed)
+            found = prompt_intervals(shares, confidence, num_resamples, seed)
             gain = sum(coefficient**2 for coefficient, _ in terms)
             for i, candidate in enumerate(asked):
                 for j, k in enumerate(seen):
-                    values = (shares[i, :, j].mean(), ends[0][i, j], ends[1][i, j])
+                    values = (found[key][i, j] for key in ("mean", "low", "high"))
                     rows.append((name, k, candidate, *map(float, values), gain))
     columns = ["symmetry", "examples_seen", "candidate", "violation", "low", "high", "noise_gain"]
     return pd.DataFrame(rows, columns=columns)

@@ -275,9 +275,14 @@ def _nobody(distances: pd.DataFrame, members: list[str]) -> tuple[tuple[str, flo
 def _departures(
     distances: pd.DataFrame, candidate: str, limits: Thresholds
 ) -> tuple[tuple[str, float], ...]:
+    """Where the learner leaves the candidate on an ordinary prompt.
+
+    By medians: a descent that diverges under a shift multiplies the least error in its fitted step
+    size on one prompt in a hundred, and the mean is that prompt's.
+    """
     rows = distances[distances["candidate"] == candidate]
-    left = rows["low"] * rows["label_variance"]
-    at_home = (rows["distance"] * rows["label_variance"])[rows["shift"] == HOME].max()
+    left = rows["median_low"] * rows["label_variance"]
+    at_home = (rows["median"] * rows["label_variance"])[rows["shift"] == HOME].max()
     power = rows["learner_power"] * rows["label_variance"]
     departs = left > limits.growth * at_home + (1 - limits.explained) * power
     pairs = rows[departs & rows["strength"].notna()][["shift", "strength"]].drop_duplicates()
