@@ -24,6 +24,7 @@ LEARNER = "learner"
 TABLES = (
     "distances",
     "separations",
+    "confirmations",
     "symmetries",
     "structure",
     "numbers",
