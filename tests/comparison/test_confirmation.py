@@ -15,10 +15,11 @@ from incontext_linear.comparison.conditions import (
     home_prompts,
 )
 from incontext_linear.comparison.confirmation import confirm
+from incontext_linear.comparison.evidence import Thresholds, strongest_cells
 from incontext_linear.comparison.identification import condition_anew, fit_families
 from incontext_linear.comparison.shifts import build_shifts
 from incontext_linear.comparison.spectra import Prefixes
-from incontext_linear.comparison.verdict import judge, strongest_cells
+from incontext_linear.comparison.verdict import judge
 from incontext_linear.config import BootstrapConfig
 from incontext_linear.predictors import Ridge
 
@@ -155,11 +156,15 @@ def _judge(tables, confirmed):
     empty = [pd.DataFrame(columns=columns) for columns in (none, structure)]
     numbers = pd.DataFrame(columns=["family", "number", "value"])
     members = {"a": "algorithm a", "b": "algorithm b"}
-    return judge(*tables, *empty, numbers, members, {}, confirmed=confirmed)
+    distances, separations = tables
+    return judge(
+        distances, separations, empty[0], empty[1], numbers, members, {}, confirmed=confirmed
+    )
 
 
 def test_only_what_is_confirmed_rules_out(tables):
-    cells = strongest_cells(*tables, _judge(tables, None).thresholds)
+    distances, separations = tables
+    cells = strongest_cells(distances, separations, Thresholds())
     assert cells[["against", "rival"]].to_numpy().tolist() == [["a", "b"]]
     assert _judge(tables, cells).survivors == ("b",)
     assert _judge(tables, cells.assign(low=math.log(1.9))).survivors == ("a", "b")

@@ -16,6 +16,7 @@ from incontext_linear.comparison.conditions import Candidate, Condition, squared
 from incontext_linear.comparison.fitting import FLOOR
 from incontext_linear.config import BootstrapConfig
 from incontext_linear.statistics import paired_log_ratio
+from incontext_linear.tables import rows_of
 
 Rebuild = Callable[[str, float], Condition]
 """(shift, strength) → a condition of that name with other prompts."""
@@ -45,23 +46,22 @@ def confirm(
     """
     confirmed = cells.rename(columns={"log_ratio": "chosen_log_ratio"})
     confirmed["log_ratio"] = float("nan")
-    per_candidate = cells.groupby("against")["against"].transform("size")
+    per_candidate = cells["against"].value_counts()
     for place, rows in confirmed.groupby(["shift", "strength"], sort=False, dropna=False):
         shift, strength = cast(tuple[str, float], place)
         condition = rebuild(shift, float(strength))
         followed, asked = condition.ask(learner), {}
-        for row in rows.itertuples():
-            for name in (str(row.against), str(row.rival)):
+        for index, row in zip(rows.index, rows_of(rows), strict=True):
+            for name in (row.against, row.rival):
                 if name not in asked:
                     asked[name] = squared_distance(condition, candidates[name], followed)
-            column = condition.examples_seen.index(int(cast(int, row.examples_seen)))
+            column = condition.examples_seen.index(row.examples_seen)
             pair = [
-                asked[str(name)][:, [column]].cpu().numpy() + FLOOR
-                for name in (row.against, row.rival)
+                asked[name][:, [column]].cpu().numpy() + FLOOR for name in (row.against, row.rival)
             ]
-            level = 1 - (1 - bootstrap.confidence) / int(per_candidate[row.Index])
+            level = 1 - (1 - bootstrap.confidence) / int(per_candidate[row.against])
             own = bootstrap.model_copy(update={"confidence": level})
             found = paired_log_ratio(pair[0], pair[1], own, seed).iloc[0]
             for name in ("log_ratio", "low", "high"):
-                confirmed.loc[row.Index, name] = found[name]
+                confirmed.loc[index, name] = found[name]
     return confirmed
