@@ -6,6 +6,7 @@ step         forward, backward, clip, update
 optimizers   AdamW and Muon over flat vectors of parameters
 loop         the training loop
 checkpoints  what it resumes from
+snapshots    the learner as it was at chosen steps
 processes    one learner on several processes
 kernels/     the step's fast path on a GPU
 """
@@ -14,6 +15,7 @@ from incontext_linear.training.checkpoints import Checkpoint, CheckpointStore
 from incontext_linear.training.config import TrainingConfig
 from incontext_linear.training.loop import Progress, TrainingDivergedError, TrainingRun, train
 from incontext_linear.training.recipe import Recipe
+from incontext_linear.training.snapshots import SnapshotStore, log_spaced_steps
 from incontext_linear.training.step import TrainingStep
 
 __all__ = [
@@ -21,9 +23,11 @@ __all__ = [
     "CheckpointStore",
     "Progress",
     "Recipe",
+    "SnapshotStore",
     "TrainingConfig",
     "TrainingDivergedError",
     "TrainingRun",
     "TrainingStep",
+    "log_spaced_steps",
     "train",
 ]

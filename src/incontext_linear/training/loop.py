@@ -23,6 +23,7 @@ from incontext_linear.tasks import Prompts, draw_prompts, generator
 from incontext_linear.training.checkpoints import Checkpoint, CheckpointStore
 from incontext_linear.training.config import TrainingConfig
 from incontext_linear.training.recipe import Recipe
+from incontext_linear.training.snapshots import SnapshotStore
 from incontext_linear.training.step import TrainingStep
 
 logger = logging.getLogger(__name__)
@@ -206,9 +207,20 @@ class TrainingRun:
         return Learner(model.eval(), self.recipe.task, record)
 
 
-def _start(run: TrainingRun, checkpoints: CheckpointStore | None) -> None:
-    """Go on from the newest checkpoint that can be used; else begin."""
+def _start(
+    run: TrainingRun, checkpoints: CheckpointStore | None, snapshots: SnapshotStore | None
+) -> None:
+    """Go on from the newest checkpoint that can be used; else begin.
+
+    One that lies behind a missing snapshot cannot be used: the snapshot would never be made.
+    """
     for checkpoint in checkpoints.readable(run.name) if checkpoints else ():
+        if snapshots and not snapshots.has_until(run.name, checkpoint.step):
+            logger.warning(
+                "Passing over the checkpoint at step %d: a snapshot before it is missing",
+                checkpoint.step,
+            )
+            continue
         try:
             run.start(checkpoint)
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -229,6 +241,7 @@ def train(
     device: str = "auto",
     checkpoints: CheckpointStore | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    snapshots: SnapshotStore | None = None,
 ) -> Learner:
     """Train an in-context learner; the same arguments give the same learner.
 
@@ -238,6 +251,7 @@ def train(
         checkpoints: where to save, and to resume from, every ``training.checkpoint_every`` steps; a
             run killed at any moment goes on from its newest readable checkpoint. None: not saved.
         on_progress: called with each report (in the first process only, if there are several).
+        snapshots: keeps the learner as it is at some steps; None: none are kept.
 
     Returns:
         The learner, on the CPU in float32; its record holds the history of reports.
@@ -247,17 +261,23 @@ def train(
         ValueError: if the device is not there, or processes cannot share the batch evenly.
     """
     run, training = TrainingRun(recipe, device), recipe.training
-    _start(run, checkpoints)
+    _start(run, checkpoints, snapshots)
     try:
+        if snapshots and run.rank == 0 and run.step == 0 and 0 in snapshots.steps:
+            snapshots.keep(run.name, run.learner())
         while run.step < training.num_steps:
             report = run.advance()
             is_due = checkpoints is not None and run.step % training.checkpoint_every == 0
-            saves = is_due and run.is_good()  # asked of every process: they share their losses
+            is_kept = snapshots is not None and run.step in snapshots.steps
+            # Asked of every process: they share their losses.
+            is_good = (is_due or is_kept) and run.is_good()
             if run.rank > 0:
                 continue
             if report and on_progress:
                 on_progress(report)
-            if saves:
+            if snapshots is not None and is_kept and is_good:  # before the checkpoint: see _start
+                snapshots.keep(run.name, run.learner())
+            if is_due and is_good:
                 checkpoints.save(run.name, run.checkpoint())
     except TrainingDivergedError as error:
         good = checkpoints.paths(run.name)[-1:] if checkpoints else []
