@@ -14,10 +14,23 @@ def _one_level(value: Any) -> Any:
     return flatten(value) if isinstance(value, dict) else value
 
 
+SweepName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_\-]+$")]
+
+
+class DiversityConfig(Config):
+    """Learners of a sweep over ``task.pool_size``, against the pool's posterior mean and ridge."""
+
+    sweep: SweepName = "diversity"
+    """Name of a finished sweep; its folder below ``data/sweeps``."""
+    num_prompts: PositiveInt = 1024
+    """Of each pool, and as many of the prior."""
+    bootstrap: BootstrapConfig = BootstrapConfig()
+
+
 class PhaseDiagramConfig(Config):
     """Which algorithm a sweep's learners are nearest to, along one of the sweep's axes."""
 
-    sweep: Annotated[str, Field(pattern=r"^[A-Za-z0-9_\-]+$")] = "depth"
+    sweep: SweepName = "depth"
     """Name of a finished sweep; its folder below ``data/sweeps``."""
     axis: str | None = None
     """The swept parameter that is drawn, such as ``model.num_layers``; None: the only one that
