@@ -108,6 +108,38 @@ class CheckpointsDataset(AbstractDataset[Any, CheckpointStore]):
         return {"path": str(self._store.directory), "keep": self._store.keep}
 
 
+class FolderDataset(AbstractDataset[Any, Path]):
+    """Gives a node a folder that a library function writes to; nothing is saved through it as a
+    whole.
+
+    Args:
+        path: the folder.
+        metadata: for other tools, such as kedro-viz.
+    """
+
+    def __init__(self, path: str, metadata: dict[str, Any] | None = None):
+        self._path = Path(path)
+        self.metadata = metadata
+
+    def load(self) -> Path:
+        """The folder; it need not be there."""
+        return self._path
+
+    def save(self, data: Any) -> None:
+        """Refuse.
+
+        Raises:
+            DatasetError: always.
+        """
+        raise DatasetError(f"{self._path} is written by the node that reads it")
+
+    def _exists(self) -> bool:
+        return True  # empty, it is a valid input: everything is then made anew
+
+    def _describe(self) -> dict[str, Any]:
+        return {"path": str(self._path)}
+
+
 class AtomicParquetDataset(ParquetDataset):
     """A local Parquet table; a write that fails half-way leaves the old one as it was.
 

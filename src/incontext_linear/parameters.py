@@ -22,7 +22,10 @@ from incontext_linear.config import (
     explain,
 )
 from incontext_linear.construction.config import ConstructionConfig
-from incontext_linear.phase_diagram.config import PhaseDiagramConfig
+from incontext_linear.dynamics.behaviour import DISCRETE
+from incontext_linear.dynamics.config import DynamicsConfig
+from incontext_linear.dynamics.fitted import training_families
+from incontext_linear.phase_diagram.config import DiversityConfig, PhaseDiagramConfig
 from incontext_linear.predictors import Baselines
 from incontext_linear.probing.config import ProbingConfig
 from incontext_linear.probing.interventions import build_interventions
@@ -75,6 +78,8 @@ class Parameters(Config):
     identification: IdentificationConfig
     construction: ConstructionConfig
     phase_diagram: PhaseDiagramConfig
+    diversity: DiversityConfig = DiversityConfig()
+    dynamics: DynamicsConfig = DynamicsConfig()
     variant: VariantConfig | None = None
     """In no file: set by ``kedro sweep run`` for each run that it starts."""
 
@@ -182,7 +187,28 @@ def _cross_check(parameters: Parameters) -> list[str]:
             "most "
             f"data_generation.num_evaluation_prompts, which is {generation.num_evaluation_prompts}"
         )
-    return problems + _check_evaluation(parameters) + _check_baselines(parameters.baselines, task)
+    return [
+        *problems,
+        *_check_evaluation(parameters),
+        *_check_baselines(parameters.baselines, task),
+        *_check_dynamics(parameters),
+    ]
+
+
+def _check_dynamics(parameters: Parameters) -> list[str]:
+    allowed = [*parameters.baselines.active]
+    if parameters.task.pool_size is not None:
+        allowed.append(DISCRETE)
+    wrong = [name for name in parameters.dynamics.plane or () if name not in allowed]
+    problems = [
+        f"dynamics.plane: {name!r} given; allowed: {', '.join(map(repr, allowed))}"
+        for name in wrong
+    ]
+    try:
+        training_families(parameters.task, parameters.dynamics.families)
+    except ValueError as error:
+        problems.append(f"dynamics.families: {error}")
+    return problems
 
 
 def _check_evaluation(parameters: Parameters) -> list[str]:

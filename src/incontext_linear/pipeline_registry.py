@@ -10,9 +10,9 @@ from kedro.pipeline import Pipeline
 
 from incontext_linear import pipelines as packages
 
-ON_REQUEST = ("phase_diagram",)
-"""Pipelines that read what other commands make, and that no single run can make: a finished
-sweep.
+ON_REQUEST = ("phase_diagram", "task_diversity", "training_dynamics")
+"""Pipelines that read what other commands make, and that no single run can make (a finished
+sweep), or that train several learners.
 """
 
 

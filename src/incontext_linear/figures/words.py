@@ -26,6 +26,9 @@ _ALGORITHMS = {
     "covariance_descent": "preconditioned step",
     "chebyshev": "Chebyshev",
     "richardson": "Richardson",
+    "gradient_flow": "gradient flow",
+    "scaled": "least squares × c",
+    "discrete_mmse": "posterior mean over the pool",
 }
 """Those whose words are not their names: predictors of the parameters, and fitted families."""
 _FAMILIES = {
