@@ -18,6 +18,7 @@ from torch import Tensor
 from incontext_linear.files import replace_atomically, write_text
 from incontext_linear.learner.saved import Learner, load_learner, save_learner
 from incontext_linear.training.checkpoints import CheckpointStore
+from incontext_linear.training.snapshots import SnapshotStore
 
 logger = logging.getLogger(__name__)
 
@@ -108,22 +109,21 @@ class CheckpointsDataset(AbstractDataset[Any, CheckpointStore]):
         return {"path": str(self._store.directory), "keep": self._store.keep}
 
 
-class FolderDataset(AbstractDataset[Any, Path]):
-    """Gives a node a folder that a library function writes to; nothing is saved through it as a
-    whole.
+class SnapshotsDataset(AbstractDataset[Any, SnapshotStore]):
+    """Gives a node the store of training snapshots; nothing is ever saved through it as a whole.
 
     Args:
-        path: the folder.
+        path: the store's folder.
         metadata: for other tools, such as kedro-viz.
     """
 
     def __init__(self, path: str, metadata: dict[str, Any] | None = None):
-        self._path = Path(path)
+        self._store = SnapshotStore(Path(path))
         self.metadata = metadata
 
-    def load(self) -> Path:
-        """The folder; it need not be there."""
-        return self._path
+    def load(self) -> SnapshotStore:
+        """The store, of no steps: who trains says which are kept."""
+        return self._store
 
     def save(self, data: Any) -> None:
         """Refuse.
@@ -131,13 +131,13 @@ class FolderDataset(AbstractDataset[Any, Path]):
         Raises:
             DatasetError: always.
         """
-        raise DatasetError(f"{self._path} is written by the node that reads it")
+        raise DatasetError("snapshots are written by training itself, through the store")
 
     def _exists(self) -> bool:
         return True  # empty, it is a valid input: everything is then made anew
 
     def _describe(self) -> dict[str, Any]:
-        return {"path": str(self._path)}
+        return {"path": str(self._store.directory)}
 
 
 class AtomicParquetDataset(ParquetDataset):

@@ -7,7 +7,7 @@ from incontext_linear.config import EvaluationConfig, ModelConfig, TaskConfig
 from incontext_linear.dynamics import Trajectories, draw_prompt_sets, train_trajectories
 from incontext_linear.dynamics.trajectories import HOME
 from incontext_linear.tasks import Prompts
-from incontext_linear.training import Recipe, TrainingConfig
+from incontext_linear.training import Recipe, SnapshotStore, TrainingConfig
 
 TASK = TaskConfig(dim=2, num_examples=6)
 RECIPE = Recipe(
@@ -21,8 +21,8 @@ RECIPE = Recipe(
 @pytest.fixture(scope="session")
 def trajectories(tmp_path_factory) -> Trajectories:
     torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("snapshots")
-    return train_trajectories(RECIPE, (0, 3), 3, folder, "cpu")
+    store = SnapshotStore(tmp_path_factory.mktemp("snapshots"))
+    return train_trajectories(RECIPE, (0, 3), 3, store, "cpu")
 
 
 @pytest.fixture(scope="session")

@@ -45,6 +45,7 @@ def plant(prompts, predictors, noise=1e-3, seeds=2) -> torch.Tensor:
     return exact + noise * torch.randn(exact.shape, generator=rng, dtype=torch.float64)
 
 
+@pytest.mark.slow
 def test_the_planted_penalty_and_steps_come_back(prompts, halves):
     flow = next(family for family in FAMILIES if family.name == "gradient_flow")
     step_size = flow.config.arguments["step_size"]
@@ -63,6 +64,7 @@ def test_the_planted_penalty_and_steps_come_back(prompts, halves):
     assert not nearest["at_edge"].any()
 
 
+@pytest.mark.slow
 def test_an_exact_algorithm_without_numbers_is_named_and_an_edge_says_so(prompts, halves):
     fits = fit_along_training(
         plant(prompts, [ScaledLeastSquares(0.0), OrdinaryLeastSquares()], noise=0), halves, FAMILIES
@@ -74,6 +76,7 @@ def test_an_exact_algorithm_without_numbers_is_named_and_an_edge_says_so(prompts
     assert (ridge["value"] < 1e-5).all()
 
 
+@pytest.mark.slow
 def test_scaled_least_squares_is_a_predictor_and_a_family_alike(prompts, halves):
     scaled = next(family for family in FAMILIES if family.name == "scaled")
     by_filter = scaled.member({"scale": 0.3}).predict(halves.fit)
@@ -81,6 +84,7 @@ def test_scaled_least_squares_is_a_predictor_and_a_family_alike(prompts, halves)
     torch.testing.assert_close(by_filter, by_predictor, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_the_comparison_names_ridge_in_every_seed(prompts, halves):
     fits = fit_along_training(plant(prompts, map(Ridge, PENALTIES)), halves, FAMILIES)
     table = comparison_table(fits, STEPS, BOOTSTRAP, 0).set_index(["step", "family"])
@@ -92,6 +96,7 @@ def test_the_comparison_names_ridge_in_every_seed(prompts, halves):
     assert flow["log_ratio"] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_power_is_there_for_an_accurate_learner_and_gone_for_a_coarse_one(prompts, halves):
     found = {}
     for noise in (0.01, 1.0):
@@ -109,6 +114,7 @@ def test_power_is_there_for_an_accurate_learner_and_gone_for_a_coarse_one(prompt
     assert coarse.loc["ridge", "log_ratio"] < 0.05 * found[0.01].loc["ridge", "log_ratio"]
 
 
+@pytest.mark.slow
 def test_a_planted_learner_misses_as_much_as_the_learner(prompts, halves):
     predictions = plant(prompts, [Ridge(1.0)], noise=0.1)
     fits = fit_along_training(predictions, halves, FAMILIES)

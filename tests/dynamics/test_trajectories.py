@@ -24,7 +24,7 @@ def test_each_seed_has_its_own_learner_at_every_step(trajectories):
 
 def test_a_training_whose_snapshots_are_there_is_not_repeated(trajectories, monkeypatch):
     monkeypatch.setattr("incontext_linear.dynamics.trajectories.train", None)
-    again = train_trajectories(RECIPE, (3,), 3, trajectories.store.directory, "cpu")
+    again = train_trajectories(RECIPE, (3,), 3, trajectories.store, "cpu")
     assert again.runs == {3: trajectories.runs[3]}
 
 

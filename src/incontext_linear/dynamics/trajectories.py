@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -59,7 +58,7 @@ def train_trajectories(
     recipe: Recipe,
     seeds: Sequence[int],
     num_snapshots: int,
-    folder: Path,
+    snapshots: SnapshotStore,
     device: str,
     checkpoints: CheckpointStore | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -71,7 +70,7 @@ def train_trajectories(
         recipe: what is trained; its own seed is not used.
         seeds: of the trainings.
         num_snapshots: as for `log_spaced_steps`.
-        folder: of the snapshots.
+        snapshots: where they are kept; its own steps are not used.
         device: ``auto``, ``cpu`` or ``cuda``.
         checkpoints: where trainings are saved on the way and resumed from.
         on_progress: as for `train`.
@@ -79,7 +78,8 @@ def train_trajectories(
     Raises:
         TrainingDivergedError: as `train`.
     """
-    store = SnapshotStore(folder, log_spaced_steps(recipe.training.num_steps, num_snapshots))
+    steps = log_spaced_steps(recipe.training.num_steps, num_snapshots)
+    store = replace(snapshots, steps=steps)
     runs = {}
     for seed in seeds:
         own = replace(recipe, seed=seed)

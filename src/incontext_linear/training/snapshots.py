@@ -40,7 +40,7 @@ class SnapshotStore:
     """
 
     directory: Path
-    steps: tuple[int, ...]
+    steps: tuple[int, ...] = ()
 
     def keep(self, run: str, learner: Learner) -> Path:
         """Write one snapshot atomically; its step is that of the learner's record."""

@@ -2,8 +2,6 @@
 `incontext_linear.dynamics`.
 """
 
-from pathlib import Path
-
 import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -18,7 +16,7 @@ from incontext_linear.predictors import Baselines
 from incontext_linear.progress import training_progress
 from incontext_linear.tables import MetricHistories, metric_histories, metric_history
 from incontext_linear.tasks import Prompts
-from incontext_linear.training import CheckpointStore, Recipe, TrainingConfig
+from incontext_linear.training import CheckpointStore, Recipe, SnapshotStore, TrainingConfig
 
 PromptSets = dict[str, Prompts]
 
@@ -28,7 +26,7 @@ def train_seeds(
     model: ModelConfig,
     training: TrainingConfig,
     dynamics: DynamicsConfig,
-    snapshots: Path,
+    snapshots: SnapshotStore,
     checkpoints: CheckpointStore,
     device: str,
 ) -> Trajectories:
