@@ -5,8 +5,7 @@ import sys
 import pytest
 import torch
 
-from incontext_linear.config import TaskConfig
-from incontext_linear.dotted import import_dotted, takes_prompts
+from incontext_linear.config import TaskConfig, import_dotted, takes_prompts
 from incontext_linear.predictors import build_predictors
 from incontext_linear.probing.targets import build_targets
 

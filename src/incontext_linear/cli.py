@@ -12,8 +12,8 @@ from kedro.framework.startup import ProjectMetadata
 from omegaconf import OmegaConf
 
 from incontext_linear.hooks import explain_error
-from incontext_linear.interrupts import EXIT_STATUS, interruptible
-from incontext_linear.session import check_runner
+from incontext_linear.runs.interrupts import EXIT_STATUS, interruptible
+from incontext_linear.runs.session import check_runner
 
 
 @click.group(name="incontext-linear")

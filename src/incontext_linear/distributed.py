@@ -25,9 +25,9 @@ from incontext_linear.environment import (
     read_environment,
     sole_run,
 )
-from incontext_linear.interrupts import interruptible
 from incontext_linear.parameters import ParameterError, Parameters
 from incontext_linear.progress import training_progress
+from incontext_linear.runs.interrupts import interruptible
 from incontext_linear.training import train
 from incontext_linear.training.processes import process_group
 

@@ -15,8 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from incontext_linear.files import remove_temporaries
-from incontext_linear.locks import LOCK_FILE, LockedError, exclusive
 from incontext_linear.parameters import Parameters, check_parameters
+from incontext_linear.runs.locks import LOCK_FILE, LockedError, exclusive
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

@@ -25,11 +25,11 @@ from incontext_linear.environment import (
 )
 from incontext_linear.files import UnreadableFileError
 from incontext_linear.learner.saved import check_same_shape
-from incontext_linear.locks import LOCK_FILE, holds
 from incontext_linear.parameters import ParameterError, check_parameters
 from incontext_linear.phase_diagram.variants import PhaseDiagramError
 from incontext_linear.progress import announce
-from incontext_linear.session import VARIANT_IS_SET
+from incontext_linear.runs.locks import LOCK_FILE, holds
+from incontext_linear.runs.session import VARIANT_IS_SET
 from incontext_linear.training import TrainingDivergedError
 
 logger = logging.getLogger(__name__)

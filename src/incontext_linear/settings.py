@@ -4,7 +4,7 @@ import logging
 import os
 import warnings
 
-from incontext_linear.interrupts import quiet_start
+from incontext_linear.runs.interrupts import quiet_start
 
 # Threads that wait for each other sleep instead of spinning: as fast on an idle machine, and
 # several times faster where other programs want the cores too. Must be set before PyTorch loads
@@ -26,7 +26,7 @@ with quiet_start():
     from incontext_linear.environment import CONFIG_LOADER_ARGS  # noqa: F401
     from incontext_linear.hooks import ProjectChecks, Stages
     from incontext_linear.reporting import Reporting
-    from incontext_linear.session import ProjectSession
+    from incontext_linear.runs.session import ProjectSession
     from incontext_linear.tracking import Tracking
 
 SESSION_CLASS = ProjectSession

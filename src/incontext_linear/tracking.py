@@ -26,10 +26,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
 from incontext_linear.config import Config, flatten
-from incontext_linear.database import DatabaseError, database_file, ensure_database
 from incontext_linear.environment import data_folder
-from incontext_linear.locks import LOCK_FILE, LockedError, holds
 from incontext_linear.parameters import VariantConfig, show
+from incontext_linear.runs.database import DatabaseError, database_file, ensure_database
+from incontext_linear.runs.locks import LOCK_FILE, LockedError, holds
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from support.project import forget_runs
 from support.projects import copy_project, snapshot
 
 from incontext_linear.cli import run
-from incontext_linear.locks import LOCK_FILE
-from incontext_linear.session import ProjectSession
+from incontext_linear.runs.locks import LOCK_FILE
+from incontext_linear.runs.session import ProjectSession
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
@@ -101,7 +101,9 @@ def test_a_program_too_is_refused_a_runner_that_loses_results(project, runner):
 @pytest.mark.parametrize("kind", [ProjectSession, KedroSession])
 def test_a_run_in_a_notebook_respects_the_lock_and_takes_it(project, kind):
     lock = project / "data/test" / LOCK_FILE
-    hold = "import sys; from pathlib import Path; from incontext_linear.locks import exclusive\n"
+    hold = (
+        "import sys; from pathlib import Path; from incontext_linear.runs.locks import exclusive\n"
+    )
     hold += "with exclusive(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     command, pipe = [sys.executable, "-c", hold, str(lock)], subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe) as process:

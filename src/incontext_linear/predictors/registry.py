@@ -10,8 +10,7 @@ from typing import Any
 
 from pydantic import ConfigDict
 
-from incontext_linear.config import Config, TaskConfig
-from incontext_linear.dotted import import_dotted
+from incontext_linear.config import Config, TaskConfig, import_dotted
 from incontext_linear.predictors.averaging import Averaging
 from incontext_linear.predictors.base import Predictor
 from incontext_linear.predictors.bayes import BayesPosteriorMean, DiscreteMMSE

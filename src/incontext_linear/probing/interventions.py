@@ -23,8 +23,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from incontext_linear.config import BootstrapConfig
-from incontext_linear.dotted import import_dotted
+from incontext_linear.config import BootstrapConfig, import_dotted
 from incontext_linear.learner.base import ContinuableLearner, predict_from, residual_streams
 from incontext_linear.learner.saved import Learner
 from incontext_linear.probing.config import INTERVENTIONS, RANDOM, ProbingConfig

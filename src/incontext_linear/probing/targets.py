@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from incontext_linear.dotted import import_dotted, takes_prompts
+from incontext_linear.config import import_dotted, takes_prompts
 from incontext_linear.shapes import Xs, Ys
 
 Target = Callable[[Tensor, Tensor], Tensor]

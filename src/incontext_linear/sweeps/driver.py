@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import Console
 
 from incontext_linear.config import resolve_device
-from incontext_linear.interrupts import EXIT_STATUS, interruptible
 from incontext_linear.parameters import show
+from incontext_linear.runs.interrupts import EXIT_STATUS, interruptible
 from incontext_linear.sweeps.config import SweepConfig, SweepError
 from incontext_linear.sweeps.display import failures_table, list_table, open_display, status_table
 from incontext_linear.sweeps.project import Project

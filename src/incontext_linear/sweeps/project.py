@@ -13,7 +13,7 @@ from kedro.framework.project import settings
 from kedro_mlflow.config.kedro_mlflow_config import KedroMlflowConfig
 
 from incontext_linear.environment import ConfigurationError, read_configuration
-from incontext_linear.session import ProjectSession
+from incontext_linear.runs.session import ProjectSession
 from incontext_linear.sweeps.config import SweepConfig, SweepError, check_sweep
 from incontext_linear.sweeps.state import SweepFolder
 from incontext_linear.sweeps.variants import Variant, cross

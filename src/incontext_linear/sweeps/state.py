@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from incontext_linear.files import read_json, write_json
-from incontext_linear.locks import LOCK_FILE, LockedError, exclusive, is_held
+from incontext_linear.runs.locks import LOCK_FILE, LockedError, exclusive, is_held
 from incontext_linear.sweeps.config import SweepError
 
 NOTHING_YET = {

@@ -20,9 +20,9 @@ from kedro.io import DatasetError
 from incontext_linear.datasets import LearnerDataset
 from incontext_linear.environment import read_environment
 from incontext_linear.files import remove_temporaries
-from incontext_linear.locks import LockedError, exclusive
 from incontext_linear.progress import listening
-from incontext_linear.session import ProjectSession
+from incontext_linear.runs.locks import LockedError, exclusive
+from incontext_linear.runs.session import ProjectSession
 from incontext_linear.sweeps.engine import Report, TaskCancelled
 from incontext_linear.sweeps.state import NOTHING_YET
 from incontext_linear.sweeps.variants import PIPELINES, VariantTask

@@ -25,7 +25,7 @@ from incontext_linear.comparison.shifts.labels import (
     WeightScale,
 )
 from incontext_linear.comparison.shifts.queries import OrthogonalQuery, QueryScale, SeenQuery
-from incontext_linear.dotted import import_dotted
+from incontext_linear.config import import_dotted
 
 SHIFTS: dict[str, type] = {
     "input_scale": InputScale,

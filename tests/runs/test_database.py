@@ -10,7 +10,7 @@ import time
 import pytest
 from mlflow import MlflowClient
 
-from incontext_linear.database import DatabaseError, database_file, ensure_database
+from incontext_linear.runs.database import DatabaseError, database_file, ensure_database
 
 # MLflow's libraries warn of each other.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 MAKE = """
 import sys
 from pathlib import Path
-from incontext_linear.database import ensure_database
+from incontext_linear.runs.database import ensure_database
 print("starting", flush=True)
 ensure_database(Path(sys.argv[1]), "experiment")
 """

@@ -17,7 +17,7 @@ from kedro.pipeline import Pipeline
 from kedro.runner import AbstractRunner
 
 from incontext_linear.environment import ConfigurationError, data_folder, sole_run
-from incontext_linear.interrupts import interruptible
+from incontext_linear.runs.interrupts import interruptible
 from incontext_linear.tracking import end_open_runs
 
 VARIANT_IS_SET = "variant: set by `kedro sweep run` for each run that it starts; leave it out"

@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from incontext_linear.locks import LockedError, exclusive, holds, is_held
+from incontext_linear.runs.locks import LockedError, exclusive, holds, is_held
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from incontext_linear.locks import exclusive
+from incontext_linear.runs.locks import exclusive
 with exclusive(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from incontext_linear.files import remove_temporaries, replace_atomically
-from incontext_linear.locks import exclusive
+from incontext_linear.runs.locks import exclusive
 
 logger = logging.getLogger(__name__)
 

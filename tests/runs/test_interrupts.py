@@ -7,13 +7,13 @@ import time
 
 import pytest
 
-from incontext_linear.interrupts import interruptible
+from incontext_linear.runs.interrupts import interruptible
 
 pytestmark = pytest.mark.slow
 
 WORK = """
 import signal, sys, time
-from incontext_linear.interrupts import interruptible
+from incontext_linear.runs.interrupts import interruptible
 if "nohup" in sys.argv:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 try:
@@ -30,7 +30,7 @@ except KeyboardInterrupt:
 START = """
 import sys, time
 sys.argv[0] = "kedro"
-from incontext_linear.interrupts import quiet_start
+from incontext_linear.runs.interrupts import quiet_start
 with quiet_start():
     print("importing", flush=True)
     try:

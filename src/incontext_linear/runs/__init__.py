@@ -1,0 +1,7 @@
+"""What makes a run safe: alone in its folder, ended by any signal, its database sound.
+
+locks        one writer at a time
+interrupts   signals that end a run cleanly
+database     MLflow's SQLite file, made as a whole
+session      Kedro's session of a run, which uses the others
+"""
