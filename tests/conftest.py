@@ -34,7 +34,7 @@ install_import_hook("incontext_linear", "beartype.beartype")
 
 import hypothesis  # noqa: E402
 
-# Two threads at most: the suite shares its cores, and results must not depend on their number.
-torch.set_num_threads(2)
+# Results must not depend on the number of threads. A worker of `pytest -n 2` has one core.
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 hypothesis.settings.register_profile("project", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("project")

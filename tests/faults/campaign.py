@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from support.projects import copy_project, kedro, start, statuses
+from support.project import copy_project, kedro_process, start, statuses
 
 from incontext_linear.config import ModelConfig, TaskConfig
 from incontext_linear.files import UnreadableFileError
@@ -48,8 +48,8 @@ class Laboratory:
         assert self.drawn[0] != self.drawn[1]
 
     def _complete(self, *command: str) -> None:
-        status, says = kedro(self.project, *command)
-        assert status == 0, says
+        result = kedro_process(self.project, *command)
+        assert result.returncode == 0, result.output
 
     def moment(self) -> float:
         """Seconds into a run: anywhere, starting and ending included."""
@@ -57,9 +57,9 @@ class Laboratory:
 
     def goes_on(self) -> str | None:
         """What is wrong with the project after a fault, if anything is."""
-        status, says = kedro(self.project, *RUN)
-        if status:
-            return f"the next run fails: {says[-300:]}"
+        result = kedro_process(self.project, *RUN)
+        if result.returncode:
+            return f"the next run fails: {result.says[-300:]}"
         if files(self.project) != self.complete:
             return "the next run gives other files"
         if "RUNNING" in statuses(self.project):
@@ -148,10 +148,10 @@ def full_disk(lab: Laboratory) -> str | None:
     before = files(lab.project)
     size = int(10 ** lab.rng.uniform(3.0, 6.0))
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))  # noqa: E731
-    status, says = kedro(lab.project, *RUN, "--params", "seed=1", preexec_fn=limit)
+    result = kedro_process(lab.project, *RUN, "--params", "seed=1", preexec_fn=limit)
     after = files(lab.project)
-    if status and "Traceback" in says:
-        return f"a traceback at {size} bytes: {says[-600:]}"
+    if result.returncode and "Traceback" in result.output:
+        return f"a traceback at {size} bytes: {result.says[-600:]}"
     if list((lab.project / "data").rglob(".*.tmp*")):
         return "temporary files are left"
     if any(path not in after for path in before):

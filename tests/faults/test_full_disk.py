@@ -11,7 +11,7 @@ import torch
 import yaml
 from kedro.io import DatasetError
 from matplotlib.figure import Figure
-from support.projects import ROOT, copy_project, kedro, statuses
+from support.project import ROOT, copy_project, kedro_process, statuses
 
 from incontext_linear import datasets
 
@@ -23,8 +23,8 @@ TEST = ("run", "--env", "test", "--pipelines", "data_generation")
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     project = copy_project(tmp_path_factory.mktemp("full"))
-    status, says = kedro(project, *TEST)
-    assert status == 0, says
+    result = kedro_process(project, *TEST)
+    assert result.returncode == 0, result.output
     return project
 
 
@@ -43,11 +43,13 @@ def outputs(project):
 def test_where_a_file_cannot_be_written_one_line_says_so_and_the_old_one_stays(project):
     before = outputs(project)
     more = ("--params", "data_generation.num_probing_prompts=100000")
-    status, says = kedro(project, *TEST, *more, **no_file_larger_than(4_000_000))
-    assert status == 1
+    result = kedro_process(project, *TEST, *more, **no_file_larger_than(4_000_000))
+    assert result.returncode == 1
     path = project / "data/test/05_model_input/probing_prompts.safetensors"
-    assert f"Error: cannot write or read {path}: File too large; what was there before" in says
-    assert "Traceback" not in says
+    assert (
+        f"Error: cannot write or read {path}: File too large; what was there before" in result.says
+    )
+    assert "Traceback" not in result.says
     assert outputs(project)[path] == before[path]
     assert not list((project / "data").rglob(".*.tmp*"))
     assert not (project / "data/test/.lock").exists()
@@ -58,10 +60,10 @@ def test_where_a_file_cannot_be_written_one_line_says_so_and_the_old_one_stays(p
 def test_where_mlflows_database_cannot_be_made_one_line_says_so_and_none_is_left(project):
     database = project / "mlflow.db"
     kept = database.rename(project / "kept.db")
-    status, says = kedro(project, *TEST, **no_file_larger_than(200_000))
-    assert status == 1
-    assert f"MLflow's database {database} cannot be made" in says
-    assert "Traceback" not in says
+    result = kedro_process(project, *TEST, **no_file_larger_than(200_000))
+    assert result.returncode == 1
+    assert f"MLflow's database {database} cannot be made" in result.says
+    assert "Traceback" not in result.says
     assert not database.exists()
     assert not list(project.glob(".mlflow*"))
     kept.rename(database)
@@ -69,12 +71,12 @@ def test_where_mlflows_database_cannot_be_made_one_line_says_so_and_none_is_left
 
 @pytest.mark.slow
 def test_where_mlflow_cannot_write_to_its_database_one_line_says_so(project):
-    runs = statuses(project)
-    status, says = kedro(project, *TEST, **no_file_larger_than(100_000))
-    assert status == 1
-    assert "Error: MLflow's database cannot be used: " in says
-    assert "Traceback" not in says
-    assert statuses(project) == runs
+    known = statuses(project)
+    result = kedro_process(project, *TEST, **no_file_larger_than(100_000))
+    assert result.returncode == 1
+    assert "Error: MLflow's database cannot be used: " in result.says
+    assert "Traceback" not in result.says
+    assert statuses(project) == known
 
 
 @pytest.mark.slow
@@ -82,10 +84,10 @@ def test_a_folder_that_is_a_file_is_named(project):
     other = project / "conf/other"
     other.mkdir()
     (other / "globals.yml").write_text("data: pyproject.toml\nshipped_learner: null\n")
-    status, says = kedro(project, "run", "--env", "other", "--pipelines", "data_generation")
-    assert status == 1
-    assert f"cannot write to {project / 'pyproject.toml'}" in says
-    assert "Traceback" not in says
+    result = kedro_process(project, "run", "--env", "other", "--pipelines", "data_generation")
+    assert result.returncode == 1
+    assert f"cannot write to {project / 'pyproject.toml'}" in result.says
+    assert "Traceback" not in result.says
 
 
 @contextlib.contextmanager

@@ -4,7 +4,15 @@ import os
 import signal
 
 import pytest
-from support.projects import await_, copy_project, kedro, mlflow_runs, snapshot, start, statuses
+from support.project import (
+    await_,
+    copy_project,
+    kedro_process,
+    runs,
+    snapshot,
+    start,
+    statuses,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -49,17 +57,17 @@ def test_a_second_run_is_refused_before_it_writes_and_a_terminated_one_is_killed
     def others():  # all but what the first run goes on to write
         return {k: v for k, v in snapshot(project).items() if "06_models" not in k}
 
-    before, runs = others(), statuses(project)
-    status, says = kedro(project, *OTHER)
-    assert status == 1
-    assert f"data/test is in use by `python -m kedro {' '.join(ENDLESS)}`" in says
-    assert f"(process {training.pid} on {os.uname().nodename}, since 20" in says
-    assert "--env NAME" in says
-    assert "kedro sweep run" in says
-    assert "Traceback" not in says
+    before, known = others(), statuses(project)
+    result = kedro_process(project, *OTHER)
+    assert result.returncode == 1
+    assert f"data/test is in use by `python -m kedro {' '.join(ENDLESS)}`" in result.says
+    assert f"(process {training.pid} on {os.uname().nodename}, since 20" in result.says
+    assert "--env NAME" in result.says
+    assert "kedro sweep run" in result.says
+    assert "Traceback" not in result.says
     assert set(others()) == set(before)
     assert not (project / "data/test/05_model_input").exists()
-    assert statuses(project) == runs
+    assert statuses(project) == known
     training.send_signal(signal.SIGTERM)
     training.send_signal(signal.SIGTERM)
     training.wait(timeout=120)
@@ -84,17 +92,15 @@ def test_the_next_run_ends_in_mlflow_what_a_killed_one_left_running_and_removes_
     training.kill()
     training.wait()
     assert statuses(project)[-1] == "RUNNING"
-    dead = mlflow_runs(project)[-1].info.run_id
+    dead = runs(project)[0].info.run_id
     models = project / "data/test/06_models"
     half = models / ".learner.0123456789abcdef0123456789abcdef.tmp.safetensors"
     half.touch()
     kept = models / ".of_the_users_own.tmp"
     kept.touch()
-    status, says = kedro(project, *OTHER)
-    assert status == 0, says
-    assert [(run.info.run_id, run.info.status) for run in mlflow_runs(project)[-2:-1]] == [
-        (dead, "KILLED")
-    ]
+    result = kedro_process(project, *OTHER)
+    assert result.returncode == 0, result.output
+    assert [(run.info.run_id, run.info.status) for run in runs(project)[1:2]] == [(dead, "KILLED")]
     assert statuses(project)[-1] == "FINISHED"
     assert not half.exists()
     assert kept.exists()
@@ -107,10 +113,10 @@ def test_environments_do_not_wait_for_each_other(project, training):
         for file in (project / "conf/test").iterdir():
             text = file.read_text().replace("data: data/test", "data: data/other")
             (other / file.name).write_text(text)
-    status, says = kedro(project, "run", "--env", "other", "--pipelines", "data_generation")
-    assert status == 0, says
+    result = kedro_process(project, "run", "--env", "other", "--pipelines", "data_generation")
+    assert result.returncode == 0, result.output
     assert (project / "data/other/05_model_input/probing_prompts.safetensors").exists()
     assert training.poll() is None
     assert statuses(project)[-2:] == ["RUNNING", "FINISHED"]
-    status, says = kedro(project, "catalog", "list-patterns", "--env", "test")  # only reads
-    assert status == 0, says
+    result = kedro_process(project, "catalog", "list-patterns", "--env", "test")  # only reads
+    assert result.returncode == 0, result.output

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import yaml
 from matplotlib.colors import to_rgb
+from support.project import ROOT
 
 from incontext_linear.comparison.families import DEFAULT_FAMILIES
 from incontext_linear.figures.style import styles
 from incontext_linear.tables import LEARNER
-from tests.support.project import ROOT
 
 # Of linear RGB: Machado, Oliveira and Fernandes (2009), severity 1.
 SIGHT = {

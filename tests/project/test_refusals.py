@@ -11,8 +11,7 @@ from click.testing import CliRunner
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from kedro.runner import ParallelRunner, SequentialRunner, ThreadRunner
-from support.project import forget_runs
-from support.projects import copy_project, snapshot
+from support.project import copy_project, forget_runs, snapshot
 
 from incontext_linear.cli import run
 from incontext_linear.runs.locks import LOCK_FILE

@@ -15,7 +15,17 @@ import torch
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from safetensors.torch import load_file
-from support.project import ROOT, client, copy_project, kedro, kedro_process, report, runs
+from support.project import (
+    ROOT,
+    client,
+    copy_project,
+    kedro,
+    kedro_process,
+    report,
+    runs,
+    snapshot,
+    statuses,
+)
 
 from incontext_linear.config import TaskConfig
 from incontext_linear.learner.saved import load_learner
@@ -38,14 +48,6 @@ PIPELINES = [
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
-def snapshot(project: Path) -> dict[str, tuple[int, int]]:
-    return {
-        str(path.relative_to(project)): (path.stat().st_mtime_ns, path.stat().st_size)
-        for path in project.rglob("*")
-        if path.is_file() and path.suffix != ".log"
-    }
-
-
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory):
     return copy_project(tmp_path_factory.mktemp("empty"))
@@ -63,10 +65,6 @@ def finished(tmp_path_factory):
 def first_run(finished):
     """What MLflow holds of that run."""
     return runs(finished)[-1]
-
-
-def statuses(project: Path) -> list[str]:
-    return [run.info.status for run in runs(project)]
 
 
 def test_one_run_of_kedro_is_one_run_of_mlflow(finished, first_run):
@@ -214,7 +212,7 @@ def test_from_a_folder_of_the_project_the_same_files_are_read_and_written(finish
     result = kedro_process(finished / "notebooks", "run", *names)
     assert result.returncode == 0, result.output[-3000:]
     assert runs(finished)[0].data.tags["mlflow.runName"] == "test data_generation"
-    assert statuses(finished)[0] == "FINISHED"
+    assert statuses(finished)[-1] == "FINISHED"
     assert not list((finished / "notebooks").rglob("*.db"))
     assert not (finished / "notebooks/data").exists()
 

@@ -9,10 +9,12 @@ import io
 import logging
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,8 @@ from mlflow.tracking import fluent
 from incontext_linear.tracking import Tracking
 
 ROOT = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {"DO_NOT_TRACK": "1", "COLUMNS": "250", "OMP_NUM_THREADS": "1"}
+"""Of processes that tests start."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +66,29 @@ def kedro(project: Path, *arguments: str) -> Outcome:
         return Outcome(result.exit_code, result.output + log.getvalue() + raised)
 
 
-def kedro_process(folder: Path, *arguments: str) -> Outcome:
-    """``kedro …`` in a folder, in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "kedro", *arguments],
-        cwd=folder,
-        env=os.environ | {"DO_NOT_TRACK": "1", "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    return Outcome(done.returncode, done.stdout + done.stderr)
+def start(folder: Path, *arguments: str, **options) -> subprocess.Popen[str]:
+    """``kedro …`` in a folder, in a process of its own, its output in one pipe."""
+    known = {"cwd": folder, "env": ENVIRONMENT, "text": True}
+    known |= {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen([sys.executable, "-m", "kedro", *arguments], **(known | options))
+
+
+def kedro_process(folder: Path, *arguments: str, **options) -> Outcome:
+    """As `start`, until the process ends."""
+    process = start(folder, *arguments, **options)
+    output, _ = process.communicate(timeout=600)
+    return Outcome(process.returncode, output)
+
+
+def await_(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: int = 300):
+    """Wait until something holds, as long as the process is alive."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if process.poll() is not None:
+            assert process.stdout is not None
+            raise AssertionError(f"exit status {process.returncode}: {process.stdout.read()}")
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @contextlib.contextmanager
@@ -121,6 +137,24 @@ def runs(project: Path) -> list[Run]:
     """All runs that MLflow holds of a project, newest first."""
     experiments = [found.experiment_id for found in client(project).search_experiments()]
     return list(client(project).search_runs(experiments, order_by=["attributes.start_time DESC"]))
+
+
+def statuses(project: Path) -> list[str]:
+    """What MLflow says of all runs, oldest first; read past MLflow, which keeps a database open
+    that was moved away.
+    """
+    with contextlib.closing(sqlite3.connect(project / "mlflow.db")) as connection:
+        rows = connection.execute("SELECT status FROM runs ORDER BY start_time").fetchall()
+    return [status for (status,) in rows]
+
+
+def snapshot(project: Path) -> dict[str, tuple[int, int]]:
+    """Time and size of every file but logs and bytecode, to see that nothing was written."""
+    return {
+        str(path.relative_to(project)): (path.stat().st_mtime_ns, path.stat().st_size)
+        for path in project.rglob("*")
+        if path.is_file() and path.suffix != ".log" and "__pycache__" not in path.parts
+    }
 
 
 def report(project: Path, name: str) -> pd.DataFrame:
