@@ -80,7 +80,7 @@ def kedro_process(folder: Path, *arguments: str, **options) -> Outcome:
     return Outcome(process.returncode, output)
 
 
-def await_(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: int = 300):
+def await_(condition: Callable[[], object], process: subprocess.Popen[str], seconds: int = 300):
     """Wait until something holds, as long as the process is alive."""
     deadline = time.monotonic() + seconds
     while not condition():
