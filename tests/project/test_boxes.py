@@ -5,6 +5,7 @@ import pkgutil
 
 import pytest
 from kedro.pipeline import Pipeline, node
+from kedro.pipeline.preview_contract import TextPreview
 
 from incontext_linear import pipelines
 from incontext_linear.pipelines import box, merge
@@ -30,6 +31,17 @@ def test_no_dataset_or_parameter_is_renamed_by_its_box(name):
     # A parameter below a branch of the same name, such as params:phase_diagram.sweep, is none.
     datasets = [d for d in created(name).datasets() if not d.startswith("params:")]
     assert not [dataset for dataset in datasets if dataset.startswith(prefixes)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_node_says_what_it_does(name):
+    said = {}
+    for part in created(name).nodes:
+        preview = part.preview()
+        assert isinstance(preview, TextPreview), part.name
+        said[part.name] = preview.content
+    short = {node: text for node, text in said.items() if len(text.split()) < 4 or text[-1] != "."}
+    assert not short
 
 
 def test_a_part_of_probing_is_chosen_with_the_prompts_it_needs_and_no_more():

@@ -4,14 +4,43 @@ Each is one box in kedro-viz, which opens on a click: kedro-viz folds by namespa
 part of the nodes' names (``probing.train_probes``) and of no dataset's or parameter's.
 """
 
+import inspect
+import warnings
 from collections.abc import Iterable
+from functools import partial
 
 from kedro.pipeline import Node, Pipeline
+from kedro.pipeline.preview_contract import TextPreview
 
 
 def box(name: str, nodes: Iterable[Node | Pipeline]) -> Pipeline:
-    """A pipeline whose nodes have its name as their tag and namespace."""
-    return Pipeline(nodes, namespace=name, tags=name, prefix_datasets_with_namespace=False)
+    """A pipeline whose nodes have its name as their tag and namespace.
+
+    In kedro-viz the side panel of a node shows what its function's docstring says first.
+    """
+    parts = Pipeline(nodes, namespace=name, tags=name, prefix_datasets_with_namespace=False)
+    return Pipeline([_described(part) for part in parts.nodes])
+
+
+def _described(part: Node) -> Node:
+    with warnings.catch_warnings():  # Kedro says once a process that previews are experimental
+        warnings.filterwarnings("ignore", "The 'preview_fn' feature is experimental")
+        return Node(
+            part.func,
+            part._inputs,
+            part._outputs,
+            name=part._name,
+            tags=part.tags,
+            confirms=part.confirms,
+            namespace=part.namespace,
+            preview_fn=partial(what_it_does, part),
+        )
+
+
+def what_it_does(part: Node) -> TextPreview:
+    """The first paragraph of the docstring of a node's function, in one line."""
+    said = inspect.getdoc(part.func) or ""
+    return TextPreview(" ".join(said.split("\n\n")[0].replace("`", "").split()))
 
 
 def merge(pipelines: Iterable[Pipeline]) -> Pipeline:

@@ -62,7 +62,7 @@ def identify_with_controls(
 
 
 def tabulate(found: dict[str, Identification]) -> tuple[pd.DataFrame, ...]:
-    """`TABLES`, with a column that says whose each row is."""
+    """The tables of identification, with a column that says whose each row is."""
     parts: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
     for source, result in found.items():
         for name, table in result.tables().items():
