@@ -3,12 +3,14 @@ checkpoints, and
 tables and tensors that take the place of the old ones only once they are written whole.
 """
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from kedro.io import AbstractDataset, DatasetError
+from kedro_datasets._typing import PlotlyPreview
 from kedro_datasets.matplotlib import MatplotlibDataset
 from kedro_datasets.pandas import CSVDataset, ParquetDataset
 from kedro_datasets_experimental.safetensors import SafetensorsDataset
@@ -166,6 +168,30 @@ class AtomicParquetDataset(ParquetDataset):
             Path(self._filepath),
             lambda path: ParquetDataset(filepath=str(path), save_args=self._save_args).save(data),
         )
+
+
+class CurvesDataset(AtomicParquetDataset):
+    """A table of curves, which kedro-viz shows as an interactive chart.
+
+    Args:
+        filepath: where it lies.
+        chart: the fields of an `incontext_linear.figures.interactive.Panel`, but its table.
+        metadata: for other tools, such as kedro-viz.
+    """
+
+    def __init__(
+        self, filepath: str, chart: dict[str, Any], metadata: dict[str, Any] | None = None
+    ):
+        super().__init__(filepath=filepath, metadata=metadata)
+        self._chart = chart
+
+    def preview(self) -> PlotlyPreview:
+        """The chart, as Plotly's JSON."""
+        from incontext_linear.figures.interactive import Panel, curves
+
+        table = self.load()
+        drawn = table[table[self._chart["x"]] > 0]  # at k = 0 all predict close to 0
+        return PlotlyPreview(json.loads(curves([Panel(drawn, **self._chart)]).to_json() or ""))
 
 
 class AtomicCSVDataset(CSVDataset):

@@ -1,5 +1,7 @@
 """What a failed write leaves behind: the old file, and nothing else."""
 
+import inspect
+
 import pandas as pd
 import pytest
 import torch
@@ -12,6 +14,7 @@ from incontext_linear.datasets import (
     AtomicParquetDataset,
     AtomicSafetensorsDataset,
     CheckpointsDataset,
+    CurvesDataset,
     LearnerDataset,
 )
 from incontext_linear.learner.saved import Learner
@@ -93,3 +96,23 @@ def test_where_no_learner_ships_there_is_none_until_one_is_saved(tmp_path):
         assert not dataset.exists()
         with pytest.raises(DatasetError, match=r"own\.safetensors"):
             dataset.load()
+
+
+def test_kedro_viz_shows_a_table_of_curves_as_an_interactive_chart(tmp_path):
+    table = pd.DataFrame(
+        {
+            "predictor": ["ols"] * 3 + ["ridge_0.1"] * 3,
+            "examples_seen": [0, 1, 2] * 2,
+            "mean": [1.0, 0.5, 0.2, 1.0, 0.6, 0.4],
+            "low": 0.1,
+            "high": 1.0,
+        }
+    )
+    axes = {"x": "examples_seen", "by": "predictor", "log_y": True}
+    words = {"title": "SPD", "xlabel": "k", "ylabel": "SPD"}
+    dataset = CurvesDataset(str(tmp_path / "spd_curves.parquet"), axes | words)
+    dataset.save(table)
+    shown = dataset.preview()
+    curves = {trace["name"]: trace for trace in shown["data"] if trace.get("name")}
+    assert list(curves) == ["least squares", "ridge, λ = 0.1"]
+    assert inspect.signature(dataset.preview).return_annotation.__name__ == "PlotlyPreview"
