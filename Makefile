@@ -28,11 +28,15 @@ hooks: setup ## check every commit as `make lint` would
 run: setup ## run every pipeline: train, compare, probe, construct
 	$(BIN)/kedro run
 
+# A process a core (NUM_WORKERS=1 for one core), each file's tests in one of them.
+NUM_WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(NUM_WORKERS) --dist loadfile
+
 test: setup ## run all tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 quick: setup ## run the tests that take a minute together
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: setup ## check style, layers and types
 	$(BIN)/ruff check .

@@ -51,7 +51,8 @@ def _train(parameters: Parameters, catalog: DataCatalog) -> None:
     recipe = parameters.recipe
     with (
         process_group(parameters.device) as rank,
-        training_progress(recipe.training.num_steps) as report,
+        # One bar: of the first process, the only one that `train` reports in.
+        training_progress(recipe.training.num_steps) if rank == 0 else nullcontext() as report,
     ):
         learner = train(recipe, parameters.device, checkpoints, report)
     if rank == 0:

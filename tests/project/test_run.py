@@ -215,6 +215,9 @@ def test_from_a_folder_of_the_project_the_same_files_are_read_and_written(finish
     assert statuses(finished)[-1] == "FINISHED"
     assert not list((finished / "notebooks").rglob("*.db"))
     assert not (finished / "notebooks/data").exists()
+    # Nothing of libraries about each other, and no colours where the output is no terminal.
+    for noise in ("Add type hints", "AnyType", "register_new_resolver", "\x1b["):
+        assert noise not in result.output
 
 
 def test_only_missing_outputs_trains_where_only_the_shipped_learner_is_there(tmp_path):

@@ -4,16 +4,22 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
+from kedro.io import DataCatalog
 
+from incontext_linear import distributed
 from incontext_linear.config import ModelConfig, TaskConfig
 from incontext_linear.learner.saved import load_learner
+from incontext_linear.parameters import Parameters
 from incontext_linear.training import Recipe, train
 from incontext_linear.training.config import TrainingConfig
+from incontext_linear.training.loop import TrainingDivergedError, TrainingRun
 
 TASK = TaskConfig(dim=2, num_examples=6)
 MODEL = ModelConfig(num_layers=2, num_heads=2, width=16)
@@ -81,6 +87,34 @@ def test_a_batch_that_cannot_be_shared_is_refused_with_what_is_allowed(monkeypat
         ValueError, match=r"batch_size=15 .* 2 processes; allowed are multiples of 2"
     ):
         train(Recipe(TASK, MODEL, TRAINING.model_copy(update={"batch_size": 15}), 0), "cpu")
+
+
+@pytest.mark.parametrize("theirs", [float("nan"), float("inf")])
+def test_where_another_processs_loss_diverges_this_one_stops_too(theirs, monkeypatch):
+    """Both see the mean over all, so none waits in the next exchange for one that has left."""
+    run = TrainingRun(Recipe(TASK, MODEL, TRAINING, 0), "cpu")
+    run.start(None)
+    run.num_ranks = 2
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda losses: losses.add_(theirs))
+    run.advance()
+    with pytest.raises(TrainingDivergedError, match="diverged at step 0 of 20"):
+        run.advance()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_only_the_first_process_opens_a_bar(rank, monkeypatch):
+    opened, recipe = [], Recipe(TASK, MODEL, TRAINING, 0)
+    monkeypatch.setattr(distributed, "process_group", lambda device: nullcontext(rank))
+    monkeypatch.setattr(distributed, "train", lambda *arguments: None)
+
+    def bar(num_steps):
+        opened.append(num_steps)
+        return nullcontext()
+
+    monkeypatch.setattr(distributed, "training_progress", bar)
+    parameters = MagicMock(spec=Parameters, recipe=recipe, device="cpu")
+    distributed._train(parameters, MagicMock(spec=DataCatalog))
+    assert opened == ([TRAINING.num_steps] if rank == 0 else [])
 
 
 @pytest.mark.slow

@@ -74,7 +74,7 @@ def _is_command_line() -> bool:
     """Whether this is ``kedro`` or ``python -m incontext_linear``, not a notebook or a test."""
     program = Path(sys.argv[0])
     name = program.parent.name if program.name == "__main__.py" else program.name
-    return name in ("kedro", "python -m kedro", __package__)
+    return name in ("kedro", "python -m kedro", "incontext_linear")
 
 
 def _end(signum: int, frame: FrameType | None) -> None:
