@@ -3,6 +3,7 @@
 Shape letters: B prompts, T tokens, M heads, C channels a head, H = M·C.
 """
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -27,3 +28,18 @@ def causal_attention(
         .transpose(1, 2)
         .flatten(-2)
     )
+
+
+def plain_attention(
+    packed: Float[Tensor, "*batch token features"], num_heads: int
+) -> Float[Tensor, "*batch token width"]:
+    """`causal_attention` by matrix products, which `torch.vmap` batches on a CPU.
+
+    PyTorch's own CPU kernel has no batching rule: vmap would call it once a learner.
+    """
+    heads = packed.unflatten(-1, (3, num_heads, -1))
+    query, key, value = (part.transpose(-3, -2) for part in heads.unbind(-3))
+    scores = query @ key.mT * query.shape[-1] ** -0.5
+    future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+    weights = scores.masked_fill(future, float("-inf")).softmax(-1)
+    return (weights @ value).transpose(-3, -2).flatten(-2)

@@ -5,6 +5,7 @@ recipe       all that a training's result depends on, under one name
 step         forward, backward, clip, update
 optimizers   AdamW and Muon over flat vectors of parameters
 loop         the training loop
+stacked      many learners of one shape, in one step
 checkpoints  what it resumes from
 snapshots    the learner as it was at chosen steps
 processes    one learner on several processes
@@ -16,6 +17,7 @@ from incontext_linear.training.config import TrainingConfig
 from incontext_linear.training.loop import Progress, TrainingDivergedError, TrainingRun, train
 from incontext_linear.training.recipe import Recipe
 from incontext_linear.training.snapshots import SnapshotStore, log_spaced_steps
+from incontext_linear.training.stacked import stack_key, train_stacked
 from incontext_linear.training.step import TrainingStep
 
 __all__ = [
@@ -29,5 +31,7 @@ __all__ = [
     "TrainingRun",
     "TrainingStep",
     "log_spaced_steps",
+    "stack_key",
     "train",
+    "train_stacked",
 ]

@@ -9,10 +9,11 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Float
 from torch import Tensor
 
 from incontext_linear.config import TaskConfig, resolve_device
@@ -46,6 +47,18 @@ class Progress:
 
 class TrainingDivergedError(RuntimeError):
     """The loss became NaN, infinite, or far larger than that of predicting zero."""
+
+
+class State(Protocol):
+    """What a run asks of its `TrainingStep`, or of its part of one that trains several learners."""
+
+    def weights(self) -> dict[str, Tensor]:
+        """The learner's weights by name."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """All else that a step depends on, by name."""
+        ...
 
 
 def learning_rate_at(step: int, training: TrainingConfig) -> float:
@@ -95,26 +108,30 @@ class TrainingRun:
 
     def start(self, checkpoint: Checkpoint | None) -> None:
         """Set weights, optimiser, step and history: from the seed, or from a checkpoint."""
-        model = self._new_model()
+        step = TrainingStep(self.model(checkpoint), self.recipe.training)
+        step.prepare(self.draw(0))
+        self.training_step: State = step
+        self._take_step, self._predict = step, step.predict
+        if checkpoint is not None:
+            step.load_state(checkpoint.tensors, checkpoint.step)
+            self.restore(checkpoint)
+
+    def model(self, checkpoint: Checkpoint | None) -> Transformer:
+        """The network that training starts from, or goes on with, on the device."""
+        model, prefix = self._new_model(), "model."
         if checkpoint is None:
             model.initialize(generator(self.recipe.seed, "initial weights"))
         else:
-            prefix = "model."
-            model.load_state_dict(
-                {
-                    n.removeprefix(prefix): t
-                    for n, t in checkpoint.tensors.items()
-                    if n.startswith(prefix)
-                }
-            )
-        self.training_step = TrainingStep(model.to(self.device), self.recipe.training)
-        self.training_step.prepare(self.draw(0))
-        if checkpoint is not None:
-            self.training_step.optimizer.load_state(checkpoint.tensors, checkpoint.step)
-            self.training_step.loss.load_state(checkpoint.tensors)
-            self._window.copy_(checkpoint.tensors["window"])
-            self.step = checkpoint.step
-            self.history = [Progress(**row) for row in checkpoint.description["history"]]
+            named = checkpoint.tensors.items()
+            saved = {n.removeprefix(prefix): t for n, t in named if n.startswith(prefix)}
+            model.load_state_dict(saved)
+        return model.to(self.device)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take over the step, the history and the losses since the last report."""
+        self._window.copy_(checkpoint.tensors["window"])
+        self.step = checkpoint.step
+        self.history = [Progress(**row) for row in checkpoint.description["history"]]
 
     def _new_model(self) -> Transformer:
         return Transformer(self.recipe.task.dim, self.recipe.task.num_examples, self.recipe.model)
@@ -130,19 +147,43 @@ class TrainingRun:
         )
         return Prompts(*(tensor[self.rank :: self.num_ranks] for tensor in prompts))
 
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step."""
+        return learning_rate_at(self.step, self.recipe.training)
+
     def advance(self) -> Progress | None:
         """Take one step; report at every ``log_every``-th and at the last."""
-        learning_rate = learning_rate_at(self.step, self.recipe.training)
+        is_due = self.count(self._take_step(self.draw(self.step), self.learning_rate))
+        return self.report(self._predict(*self.held_out)) if is_due else None
+
+    def count(self, loss: Float[Tensor, ""]) -> bool:
+        """Keep the loss of a step that was taken; gives whether a report is due."""
         slot = self.step % self.recipe.training.log_every
-        self._window[slot] = self.training_step(self.draw(self.step), learning_rate)
+        self._window[slot] = loss
         self.step += 1
-        if slot + 1 < self.recipe.training.log_every and self.step < self.recipe.training.num_steps:
-            return None
-        losses = self._shared(self._window[: slot + 1])
+        training = self.recipe.training
+        return slot + 1 == training.log_every or self.step == training.num_steps
+
+    @property
+    def held_out(self) -> tuple[Tensor, Tensor]:
+        """Prompts that progress is reported on, up to the prefix that counts."""
+        k = reporting_prefix(self.recipe.task)
+        return self._evaluation.xs[:, : k + 1], self._evaluation.ys[:, : k + 1]
+
+    def report(self, predictions: Float[Tensor, "batch example"]) -> Progress:
+        """A row of the history, from what the learner predicts on `held_out`.
+
+        Raises:
+            TrainingDivergedError: if a loss since the last report is bad.
+        """
+        training = self.recipe.training
+        losses = self._shared(self._window[: (self.step - 1) % training.log_every + 1])
         self._check_losses(losses)
-        report = Progress(self.step, losses.mean().item(), self._spd_to_ols(), learning_rate)
-        self.history.append(report)
-        return report
+        spd = (predictions[:, -1].double() - self._ols).square().mean().item()
+        rate = learning_rate_at(self.step - 1, training)
+        self.history.append(Progress(self.step, losses.mean().item(), spd, rate))
+        return self.history[-1]
 
     def _shared(self, losses: Tensor) -> Tensor:
         """Means over the processes, so that all of them come to the same conclusion."""
@@ -179,17 +220,10 @@ class TrainingRun:
             bool(tensor.isfinite().all()) for tensor in self.training_step.weights().values()
         )
 
-    def _spd_to_ols(self) -> float:
-        prompts, k = self._evaluation, reporting_prefix(self.recipe.task)
-        with torch.no_grad(), self.training_step.autocast():
-            predictions = self.training_step.model(prompts.xs[:, : k + 1], prompts.ys[:, : k + 1])
-        return (predictions[:, k].double() - self._ols).square().mean().item()
-
     def checkpoint(self) -> Checkpoint:
         """All that `start` needs to go on from here."""
         weights = {f"model.{name}": tensor for name, tensor in self.training_step.weights().items()}
-        step = self.training_step
-        tensors = weights | step.optimizer.state() | step.loss.state() | {"window": self._window}
+        tensors = weights | self.training_step.state() | {"window": self._window}
         description = {"history": [vars(row) for row in self.history], "seed": self.recipe.seed}
         return Checkpoint(self.step, tensors, description)
 
@@ -236,6 +270,15 @@ def _start(
     run.start(None)
 
 
+def say_divergence(
+    error: TrainingDivergedError, checkpoints: CheckpointStore | None, name: str
+) -> TrainingDivergedError:
+    """The error of a run, with where its last good checkpoint lies."""
+    good = checkpoints.paths(name)[-1:] if checkpoints else []
+    saved = f"the last good checkpoint is {good[0]}" if good else "no checkpoint had been saved"
+    return TrainingDivergedError(f"{error}; {saved}")
+
+
 def train(
     recipe: Recipe,
     device: str = "auto",
@@ -280,7 +323,5 @@ def train(
             if is_due and is_good:
                 checkpoints.save(run.name, run.checkpoint())
     except TrainingDivergedError as error:
-        good = checkpoints.paths(run.name)[-1:] if checkpoints else []
-        saved = f"the last good checkpoint is {good[0]}" if good else "no checkpoint had been saved"
-        raise TrainingDivergedError(f"{error}; {saved}") from None
+        raise say_divergence(error, checkpoints, run.name) from None
     return run.learner()

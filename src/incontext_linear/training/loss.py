@@ -18,6 +18,9 @@ the learner cannot fit all of them has changed. Labels are all that it uses.
 
 v_k is the running mean of the prefix's own error over past batches, plus a floor, so that a prefix
 that is solved exactly keeps a finite weight.
+
+For several learners that train together (`training.stacked`) all tensors have one more dimension,
+the first, and every learner has a loss of its own.
 """
 
 import torch
@@ -25,7 +28,6 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
-from incontext_linear.shapes import Ys
 from incontext_linear.training.config import TrainingConfig
 
 
@@ -34,11 +36,11 @@ class UniformLoss:
 
     def __call__(
         self,
-        predictions: Float[Tensor, "batch example"],
-        ys: Ys,
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        predictions: Float[Tensor, "*learner batch example"],
+        ys: Float[Tensor, "*learner batch example"],
+    ) -> tuple[Float[Tensor, "*learner"], Float[Tensor, "*learner"]]:
         """The loss to descend on, and the mean squared error to report: here the same."""
-        loss = (predictions - ys).square().mean()
+        loss = (predictions - ys).square().mean((-2, -1))
         return loss, loss.detach()
 
     def reset(self) -> None:
@@ -64,41 +66,48 @@ class LikelihoodLoss:
         floor: added to every running mean, as a share of the labels' mean square; > 0.
         momentum: of the running means, in (0, 1); the first batches are averaged evenly.
         device: where the predictions are.
+        stack: leading dimensions of the predictions: () or (learners,).
     """
 
     def __init__(
-        self, num_examples: int, floor: float, momentum: float, device: torch.device | str = "cpu"
+        self,
+        num_examples: int,
+        floor: float,
+        momentum: float,
+        device: torch.device | str = "cpu",
+        stack: tuple[int, ...] = (),
     ):
         self.floor, self.momentum = floor, momentum
         # The mean squared error of each prefix, and last the mean square of the labels.
-        self.means = torch.zeros(num_examples + 1, device=device)
-        self.count = torch.zeros((), device=device)
+        self.means = torch.zeros(*stack, num_examples + 1, device=device)
+        self.count = torch.zeros(stack, device=device)
 
     def __call__(
         self,
-        predictions: Float[Tensor, "batch example"],
-        ys: Ys,
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        predictions: Float[Tensor, "*learner batch example"],
+        ys: Float[Tensor, "*learner batch example"],
+    ) -> tuple[Float[Tensor, "*learner"], Float[Tensor, "*learner"]]:
         """The loss to descend on, and the mean squared error to report."""
-        errors = (predictions - ys).square().mean(0)
+        errors = (predictions - ys).square().mean(-2)
         weights = self.weights()
         self._update(errors.detach(), ys)
-        return (weights * errors).mean(), errors.detach().mean()
+        return (weights * errors).mean(-1), errors.detach().mean(-1)
 
     @torch.no_grad()
-    def weights(self) -> Float[Tensor, " example"]:
+    def weights(self) -> Float[Tensor, "*learner example"]:
         """The weight of each prefix, of mean 1; before the first batch all are 1."""
-        errors, label = self.means[:-1], self.means[-1]
+        errors, label = self.means[..., :-1], self.means[..., -1:]
         inverse = 1 / (errors + self.floor * label).clamp_min(torch.finfo(errors.dtype).tiny)
-        return torch.where(self.count > 0, inverse / inverse.mean(), torch.ones_like(inverse))
+        mean, begun = inverse.mean(-1, keepdim=True), self.count.unsqueeze(-1) > 0
+        return torch.where(begun, inverse / mean, torch.ones_like(inverse))
 
     @torch.no_grad()
     def _update(self, errors: Tensor, ys: Tensor) -> None:
-        new = torch.cat((errors, ys.square().mean().reshape(1)))
+        new = torch.cat((errors, ys.square().mean((-2, -1)).unsqueeze(-1)), dim=-1)
         if dist.is_initialized():  # each process sees its share of the batch
             dist.all_reduce(new)
             new /= dist.get_world_size()
-        kept = torch.clamp(self.count / (self.count + 1), max=self.momentum)
+        kept = torch.clamp(self.count / (self.count + 1), max=self.momentum).unsqueeze(-1)
         self.means.mul_(kept).add_(new * (1 - kept))
         self.count.add_(1)
 
@@ -121,9 +130,14 @@ Loss = UniformLoss | LikelihoodLoss
 
 
 def build_loss(
-    training: TrainingConfig, num_examples: int, device: torch.device | str = "cpu"
+    training: TrainingConfig,
+    num_examples: int,
+    device: torch.device | str = "cpu",
+    stack: tuple[int, ...] = (),
 ) -> Loss:
-    """The loss that the parameters name, for prompts of ``num_examples``."""
+    """The loss that the parameters name, for prompts of ``num_examples``; with a stack, one for
+    each of its learners.
+    """
     if training.loss == "uniform":
         return UniformLoss()
-    return LikelihoodLoss(num_examples, training.loss_floor, training.loss_momentum, device)
+    return LikelihoodLoss(num_examples, training.loss_floor, training.loss_momentum, device, stack)

@@ -1,5 +1,8 @@
 """AdamW and Muon on flat vectors: few passes over memory, whatever the number of parameters.
 
+Several learners of one shape can be updated together (`training.stacked`): every tensor then has
+a leading dimension, one entry a learner, and norms and learning rates are each learner's own.
+
 A model's parameters become views of three vectors (matrices of the blocks, their biases, the rest),
 each with a float32 master copy. A step gathers the gradients into vectors of the same layout, clips
 them by their joint norm, updates, and rounds the masters to what the model computes with, float32
@@ -11,6 +14,8 @@ by Newton–Schulz iterations, here over stacks of equal-shaped matrices; biases
 AdamW.
 """
 
+import math
+from collections.abc import Sequence
 from itertools import groupby
 
 import torch
@@ -31,16 +36,22 @@ class FlatParameters:
 
     Args:
         named: parameters by name; their data become views of `weights`.
-        dtype: of `weights` and of the gradients: float32, or bfloat16 beside float32 masters.
+        rounded: keep `weights` and the gradients in bfloat16, beside masters in full precision.
         moments: optimiser vectors to keep, by name.
+        stack: leading dimensions of every parameter: () or (learners,).
     """
 
     def __init__(
-        self, named: dict[str, nn.Parameter], dtype: torch.dtype, moments: tuple[str, ...]
+        self,
+        named: dict[str, nn.Parameter],
+        rounded: bool,
+        moments: tuple[str, ...],
+        stack: tuple[int, ...] = (),
     ):
-        self.named = named
-        self.master = torch.cat([parameter.detach().flatten() for parameter in named.values()])
-        self.weights = self.master if dtype == self.master.dtype else self.master.to(dtype)
+        self.named, self.stack = named, stack
+        flat = [parameter.detach().reshape(*stack, -1) for parameter in named.values()]
+        self.master: Float[Tensor, "*learner number"] = torch.cat(flat, dim=-1)
+        self.weights = self.master.to(torch.bfloat16) if rounded else self.master
         self.gradient = torch.zeros_like(self.weights)
         self.moments = {name: torch.zeros_like(self.master) for name in moments}
         for name, view in self.split(self.weights).items():
@@ -48,27 +59,33 @@ class FlatParameters:
 
     def split(self, flat: Tensor) -> dict[str, Tensor]:
         """Views of a vector of this layout, one a parameter."""
-        parts = flat.split([parameter.numel() for parameter in self.named.values()])
+        sizes = [math.prod(self._shape(parameter)) for parameter in self.named.values()]
+        parts = flat.split(sizes, dim=-1)
         return {
             name: part.view(parameter.shape)
             for (name, parameter), part in zip(self.named.items(), parts, strict=True)
         }
 
-    def stacks(self, flat: Tensor) -> list[Float[Tensor, "matrix rows columns"]]:
+    def _shape(self, parameter: nn.Parameter) -> torch.Size:
+        """The shape that one learner's parameter has."""
+        return parameter.shape[len(self.stack) :]
+
+    def stacks(self, flat: Tensor) -> list[Float[Tensor, "*learner matrix rows columns"]]:
         """Views of a vector of matrices: neighbours of one shape together, packed projections
         apart.
         """
         shapes = []
         for name, parameter in self.named.items():
-            rows, columns = parameter.shape
+            rows, columns = self._shape(parameter)
             packed = (
                 3 if "project_in" in name else 1
             )  # queries, keys and values are maps of their own
             shapes += packed * [(rows // packed, columns)]
         counted = [(shape, len(list(run))) for shape, run in groupby(shapes)]
-        parts = flat.split([count * rows * columns for (rows, columns), count in counted])
+        sizes = [count * rows * columns for (rows, columns), count in counted]
         return [
-            part.view(count, *shape) for (shape, count), part in zip(counted, parts, strict=True)
+            part.view(*self.stack, count, *shape)
+            for (shape, count), part in zip(counted, flat.split(sizes, dim=-1), strict=True)
         ]
 
     def gather_gradients(self) -> None:
@@ -87,17 +104,23 @@ class FlatParameters:
 
 
 class FlatOptimizer:
-    """Clipped AdamW, or Muon, over all parameters of a learner.
+    """Clipped AdamW, or Muon, over all parameters of a learner, or of each of several.
 
     Args:
         model: its parameters become views of flat vectors.
         training: which optimiser, and its settings.
         low_precision: keep the blocks' linear maps in bfloat16, beside float32 masters.
         compiled: fuse the update's passes with torch.compile.
+        stack: leading dimensions of every parameter: () or (learners,).
     """
 
     def __init__(
-        self, model: Transformer, training: TrainingConfig, low_precision: bool, compiled: bool
+        self,
+        model: Transformer,
+        training: TrainingConfig,
+        low_precision: bool,
+        compiled: bool,
+        stack: tuple[int, ...] = (),
     ):
         self.training, self.num_steps = training, 0
         self.orthogonal = training.optimizer == "muon"
@@ -105,26 +128,32 @@ class FlatOptimizer:
         self.groups = [
             FlatParameters(
                 named,
-                torch.bfloat16 if low_precision and kind != "rest" else torch.float32,
+                low_precision and kind != "rest",
                 ("first_moment",) if self.orthogonal and kind == "matrices" else adam,
+                stack,
             )
             for kind, named in _sorted_parameters(model).items()
         ]
         # Numbers that change every step live on the device, where a captured graph reads them.
         self._rate, self._step_size, self._correction = torch.zeros(
-            3, device=model.positions.device
+            3, *stack, device=model.positions.device
         )
         self._fused_update = (
             torch.compile(self._update, dynamic=False) if compiled else self._update
         )
 
-    def set_rates(self, learning_rate: float) -> None:
-        """Say what the next `step` uses: the learning rate, and Adam's corrections for the step's
-        number.
+    def set_rates(self, learning_rate: float | Sequence[float]) -> None:
+        """Say what the next `step` uses: the learning rate (one for all, or one a learner), and
+        Adam's corrections for the step's number.
         """
         self.num_steps += 1
-        self._rate.fill_(learning_rate)
-        self._step_size.fill_(learning_rate / (1 - self.training.beta1**self.num_steps))
+        debias = 1 - self.training.beta1**self.num_steps
+        if isinstance(learning_rate, float):
+            self._rate.fill_(learning_rate)
+            self._step_size.fill_(learning_rate / debias)
+        else:
+            self._rate.copy_(torch.tensor(learning_rate))
+            self._step_size.copy_(torch.tensor([rate / debias for rate in learning_rate]))
         self._correction.fill_((1 - self.training.beta2**self.num_steps) ** -0.5)
 
     @torch.no_grad()
@@ -136,14 +165,19 @@ class FlatOptimizer:
 
     def _update(self) -> None:
         norms = [
-            torch.linalg.vector_norm(group.gradient, dtype=torch.float32) for group in self.groups
+            torch.linalg.vector_norm(
+                group.gradient,
+                dim=-1,
+                dtype=torch.promote_types(group.gradient.dtype, torch.float32),
+            )
+            for group in self.groups
         ]
-        norm = torch.linalg.vector_norm(torch.stack(norms))
-        scale = (self.training.gradient_clip / (norm + 1e-6)).clamp(max=1.0)
+        norm = torch.linalg.vector_norm(torch.stack(norms), dim=0)
+        scale = (self.training.gradient_clip / (norm + 1e-6)).clamp(max=1.0).unsqueeze(-1)
         for group in self.groups:
-            gradient = group.gradient.float() * scale
+            gradient = group.gradient.to(group.master.dtype) * scale
             if self.training.weight_decay > 0:
-                group.master.mul_(1 - self._rate * self.training.weight_decay)
+                group.master.mul_(1 - self._rate.unsqueeze(-1) * self.training.weight_decay)
             if "second_moment" in group.moments:
                 self._adamw(group, gradient)
             else:
@@ -155,19 +189,19 @@ class FlatOptimizer:
         first, second = group.moments["first_moment"], group.moments["second_moment"]
         first.lerp_(gradient, 1 - self.training.beta1)
         second.lerp_(gradient.square(), 1 - self.training.beta2)
-        group.master.sub_(
-            self._step_size * first / (second.sqrt() * self._correction + ADAM_EPSILON)
-        )
+        size, correction = self._step_size.unsqueeze(-1), self._correction.unsqueeze(-1)
+        group.master.sub_(size * first / (second.sqrt() * correction + ADAM_EPSILON))
 
     def _muon(self, group: FlatParameters, gradient: Tensor) -> None:
         momentum = group.moments["first_moment"]
         momentum.lerp_(gradient, 1 - self.training.muon_momentum)
         ahead = gradient.lerp(momentum, self.training.muon_momentum)  # Nesterov
+        rate = self._rate[..., None, None, None]
         for weights, direction in zip(group.stacks(group.master), group.stacks(ahead), strict=True):
             # The root mean square of an update is then about Adam's, so both share one learning
             # rate.
-            size = 0.2 * max(direction.shape[1:]) ** 0.5
-            weights.sub_(self._rate * size * orthogonalize(direction))
+            size = 0.2 * max(direction.shape[-2:]) ** 0.5
+            weights.sub_(rate * size * orthogonalize(direction))
 
     def gradients(self) -> dict[nn.Parameter, Tensor]:
         """Where the next `step` reads each parameter's gradient: one written there need not be
@@ -219,22 +253,23 @@ def _sorted_parameters(model: Transformer) -> dict[str, dict[str, nn.Parameter]]
     }
     kinds = sorted(linear, key=lambda name: ("mlp" in name, name.split(".", 2)[2]))
     return {
-        "matrices": {name: linear[name] for name in kinds if linear[name].ndim == 2},
-        "biases": {name: linear[name] for name in kinds if linear[name].ndim == 1},
+        "matrices": {name: linear[name] for name in kinds if name.endswith("weight")},
+        "biases": {name: linear[name] for name in kinds if name.endswith("bias")},
         "rest": {name: p for name, p in model.named_parameters() if name not in linear},
     }
 
 
 def orthogonalize(
-    matrices: Float[Tensor, "matrix rows columns"],
-) -> Float[Tensor, "matrix rows columns"]:
+    matrices: Float[Tensor, "*learner matrix rows columns"],
+) -> Float[Tensor, "*learner matrix rows columns"]:
     """Bring all singular values of each matrix near 1 (within about 0.7 to 1.2), by Newton–Schulz
     iterations.
 
     The products are computed in bfloat16 on a GPU.
     """
-    tall = matrices.shape[1] > matrices.shape[2]
-    result = matrices.mT if tall else matrices
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    result = matrices.flatten(0, -3)
+    result = result.mT if tall else result
     result = result / (torch.linalg.matrix_norm(result, keepdim=True) + 1e-7)
     result = result.to(torch.bfloat16 if matrices.is_cuda else matrices.dtype)
     linear, cubic, quintic = NEWTON_SCHULZ
@@ -242,4 +277,4 @@ def orthogonalize(
         gram = result @ result.mT
         polynomial = torch.baddbmm(gram, gram, gram, beta=cubic, alpha=quintic)
         result = torch.baddbmm(result, polynomial, result, beta=linear)
-    return (result.mT if tall else result).to(matrices.dtype)
+    return (result.mT if tall else result).to(matrices.dtype).reshape(matrices.shape)

@@ -6,6 +6,8 @@ place of compiled ones (`kernels.fused`), and one captured CUDA graph a step. On
 switches off, the same lines run plainly.
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
@@ -28,15 +30,30 @@ class TrainingStep:
     Args:
         model: the learner, on its device, in float32; trained in place.
         training: optimiser settings and the four speed switches.
+        stack: leading dimensions of the model's parameters, of prompts and of losses: (), or
+            (learners,) where several are trained at once (`training.stacked`).
     """
 
-    def __init__(self, model: Transformer, training: TrainingConfig):
+    def __init__(self, model: Transformer, training: TrainingConfig, stack: tuple[int, ...] = ()):
         self.model, self.device = model, model.positions.device
         on_gpu = self.device.type == "cuda"
         self.low_precision = training.low_precision(on_gpu)
         self.compiled = on_gpu if training.compile == "auto" else training.compile
         self.graphed = on_gpu and bool(training.cuda_graph)
-        self.optimizer = FlatOptimizer(model, training, self.low_precision, self.compiled)
+        self.optimizer = FlatOptimizer(model, training, self.low_precision, self.compiled, stack)
+        self.loss = build_loss(training, model.num_examples, self.device, stack)
+        self._network = self._forward = self._build_forward(training)
+        self._side_stream = torch.cuda.Stream() if self.graphed else None
+        if dist.is_initialized():
+            with torch.cuda.stream(
+                self._side_stream
+            ):  # where a graph that holds the all-reduce must begin
+                self._forward = nn.parallel.DistributedDataParallel(model)
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def _build_forward(self, training: TrainingConfig) -> Callable[[Tensor, Tensor], Tensor]:
+        """The model, on kernels or compiled where the switches and the device allow it."""
+        model, on_gpu = self.model, self.device.type == "cuda"
         wants_kernels = self.compiled if training.own_kernels == "auto" else training.own_kernels
         if on_gpu and self.low_precision and wants_kernels:
             packed_attention.install(model)
@@ -49,17 +66,11 @@ class TrainingStep:
         elif self.compiled:
             for block in model.blocks:
                 block.compile()
-        self.loss = build_loss(training, model.num_examples, self.device)
-        self._forward = model
-        self._side_stream = torch.cuda.Stream() if self.graphed else None
-        if dist.is_initialized():
-            with torch.cuda.stream(
-                self._side_stream
-            ):  # where a graph that holds the all-reduce must begin
-                self._forward = nn.parallel.DistributedDataParallel(model)
-        self._graph: torch.cuda.CUDAGraph | None = None
+        return model
 
-    def __call__(self, prompts: Prompts, learning_rate: float) -> Float[Tensor, ""]:
+    def __call__(
+        self, prompts: Prompts, learning_rate: float | Sequence[float]
+    ) -> Float[Tensor, "*learner"]:
         """Train on one batch; returns its loss, still on the device (no synchronisation)."""
         self.optimizer.set_rates(learning_rate)
         if not self.graphed:
@@ -74,14 +85,20 @@ class TrainingStep:
     def _step(self, xs: Tensor, ys: Tensor) -> Tensor:
         with self.autocast():
             predictions = self._forward(xs, ys)
-        loss, error = self.loss(predictions.float(), ys)
-        loss.backward()
+        loss, error = self.loss(predictions.to(ys.dtype), ys)
+        loss.sum().backward()  # of several learners each one's gradient is of its own loss alone
         self.optimizer.step()
         return error
 
     def autocast(self) -> torch.autocast:
         """The precision that the model computes in."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.low_precision)
+
+    @torch.no_grad()
+    def predict(self, xs: Tensor, ys: Tensor) -> Tensor:
+        """Predictions in the precision of training."""
+        with self.autocast():
+            return self._network(xs, ys)
 
     def prepare(self, prompts: Prompts) -> None:
         """Capture the graph, where there is to be one, by steps that leave the weights
@@ -105,3 +122,12 @@ class TrainingStep:
     def weights(self) -> dict[str, Tensor]:
         """The model's weights in float32: of matrices kept in bfloat16, the master copies."""
         return self.optimizer.weights()
+
+    def state(self) -> dict[str, Tensor]:
+        """What a step depends on beside the weights, by name: moments, and the loss's means."""
+        return self.optimizer.state() | self.loss.state()
+
+    def load_state(self, saved: dict[str, Tensor], num_steps: int) -> None:
+        """Go on from what `state` gave after so many steps."""
+        self.optimizer.load_state(saved, num_steps)
+        self.loss.load_state(saved)
