@@ -148,7 +148,7 @@ class FlatOptimizer:
         """
         self.num_steps += 1
         debias = 1 - self.training.beta1**self.num_steps
-        if isinstance(learning_rate, float):
+        if isinstance(learning_rate, int | float):
             self._rate.fill_(learning_rate)
             self._step_size.fill_(learning_rate / debias)
         else:

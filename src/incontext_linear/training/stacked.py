@@ -14,7 +14,7 @@ depend on; it is reported, and the others go on.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -75,16 +75,17 @@ class _Method(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         return getattr(self.owner, self._method)(*inputs)
 
-    def parts(self) -> dict[str, nn.Parameter]:
+    def parts(self) -> dict[str, Tensor]:
         """The parameters that the method uses."""
-        return {
-            name: parameter
-            for name, parameter in self.named_parameters()
-            if name.startswith(tuple(f"owner.{part}" for part in self._parts))
-        }
+        used = tuple(f"owner.{part}" for part in self._parts)
+        return {name: own for name, own in _parameters(self).items() if name.startswith(used)}
 
 
-def _mapped(module: nn.Module, parameters: Mapping[str, Tensor], *inputs: Tensor, **fixed: Any):
+def _parameters(module: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter for name, parameter in module.named_parameters()}  # noqa: C416
+
+
+def _mapped(module: nn.Module, parameters: dict[str, Tensor], *inputs: Tensor, **fixed: Any):
     """Call a module once for every entry of the stack, in one batched pass."""
 
     def call(own: dict[str, Tensor], *own_inputs: Tensor) -> Tensor:
@@ -116,9 +117,9 @@ class StackedForward:
         hidden = self._map(self._embed, self._embed.parts(), xs, ys)
         *blocks, last = self._blocks
         for block in blocks:
-            hidden = self._map(block, dict(block.named_parameters()), hidden)
-        own, x_tokens = dict(last.named_parameters()), slice(None, None, 2)
-        hidden = self._map(last, own, hidden, tokens=x_tokens)
+            hidden = self._map(block, _parameters(block), hidden)
+        x_tokens = slice(None, None, 2)
+        hidden = self._map(last, _parameters(last), hidden, tokens=x_tokens)
         return self._map(self._read, self._read.parts(), hidden)
 
 
@@ -166,7 +167,7 @@ class LearnerState:
     @torch.no_grad()
     def freeze(self) -> None:
         """Set all to 0: finite, so that nothing of it becomes NaN, and still at a rate of 0."""
-        rounded = self._own(dict(self._step.model.named_parameters()))
+        rounded = self._own(_parameters(self._step.model))
         for tensors in (self.weights(), self.state(), rounded):
             for tensor in tensors.values():
                 tensor.zero_()
