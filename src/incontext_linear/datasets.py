@@ -5,6 +5,7 @@ tables and tensors that take the place of the old ones only once they are writte
 
 import json
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,16 @@ from kedro_datasets._typing import PlotlyPreview
 from kedro_datasets.matplotlib import MatplotlibDataset
 from kedro_datasets.pandas import CSVDataset, ParquetDataset
 from kedro_datasets_experimental.safetensors import SafetensorsDataset
+from kedro_mlflow.io.metrics import MlflowMetricsHistoryDataset
 from matplotlib.figure import Figure
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 from torch import Tensor
 
 from incontext_linear.files import replace_atomically, write_text
 from incontext_linear.learner.saved import Learner, load_learner, save_learner
+from incontext_linear.tables import MetricHistories
 from incontext_linear.training.checkpoints import CheckpointStore
 from incontext_linear.training.snapshots import SnapshotStore
 
@@ -76,6 +82,25 @@ class LearnerDataset(AbstractDataset[Learner, Learner]):
             "filepath": str(self._filepath),
             "shipped": str(self._shipped) if self._shipped else None,
         }
+
+
+class MetricHistoriesDataset(MlflowMetricsHistoryDataset):
+    """kedro-mlflow's metric histories, logged in a few requests instead of one a point.
+
+    Each request is a transaction of the database: a comparison has hundreds of points.
+    """
+
+    def _save(self, data: MetricHistories) -> None:
+        if not self._logging_activated:
+            return
+        client, now = MlflowClient(), int(time.time() * 1000)
+        points = [
+            Metric(name, point["value"], now, int(point["step"]))
+            for name, history in data.items()
+            for point in history
+        ]
+        for start in range(0, len(points), MAX_METRICS_PER_BATCH):
+            client.log_batch(self.run_id, points[start : start + MAX_METRICS_PER_BATCH])
 
 
 class CheckpointsDataset(AbstractDataset[Any, CheckpointStore]):

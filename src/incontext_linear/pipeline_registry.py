@@ -10,10 +10,6 @@ from kedro.pipeline import Pipeline
 
 from incontext_linear import pipelines as packages
 
-ON_REQUEST = ("phase_diagram", "task_diversity", "training_dynamics")
-"""Pipelines that read what other commands make, and that no single run can make (a finished
-sweep), or that train several learners.
-"""
 
 
 def register_pipelines() -> dict[str, Pipeline]:
@@ -27,5 +23,5 @@ def register_pipelines() -> dict[str, Pipeline]:
         known = ", ".join(sorted(module.name for module in pkgutil.iter_modules(packages.__path__)))
         raise click.ClickException(f"there is no pipeline {name!r}; allowed: {known}") from None
     pipelines.pop("__default__", None)
-    default = [parts for name, parts in pipelines.items() if name not in ON_REQUEST]
+    default = [parts for name, parts in pipelines.items() if name not in packages.ON_REQUEST]
     return pipelines | {"__default__": packages.merge(default)}

@@ -46,7 +46,7 @@ def unclipped(seed: int, learning_rate: float = 1e6) -> Recipe:
 
 
 def together(recipes: Sequence[Recipe], store: CheckpointStore | None = None) -> list[Learner]:
-    ended = train_stacked(recipes, "cpu", store)
+    ended = train_stacked(recipes, "cpu", [store] * len(recipes) if store else None)
     assert all(isinstance(one, Learner) for one in ended)
     return [one for one in ended if isinstance(one, Learner)]
 
@@ -118,7 +118,7 @@ def test_bfloat16_matrices_follow_the_float32_losses():
 def test_one_that_diverges_is_frozen_and_reported_and_the_others_go_on(tmp_path):
     store = CheckpointStore(tmp_path)
     recipes = [unclipped(0, 2e-3), unclipped(1)]
-    sound, diverged = train_stacked(recipes, "cpu", store)
+    sound, diverged = train_stacked(recipes, "cpu", [store, store])
     assert isinstance(sound, Learner)
     assert_alike(sound, train(recipes[0], "cpu"))
     with pytest.raises(TrainingDivergedError) as alone:
@@ -154,14 +154,15 @@ def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(tmp_path, monkeypatch,
         unclipped(1),
         unclipped(2, 1e-3),
     ]
+    stores = [CheckpointStore(tmp_path / str(position)) for position in range(3)]
     unbroken = train_stacked(recipes, "cpu")
     kill_at(where, monkeypatch)
     with pytest.raises(KilledError):
-        train_stacked(recipes, "cpu", CheckpointStore(tmp_path))
+        train_stacked(recipes, "cpu", stores)
     monkeypatch.undo()
     steps: list[int] = []
     ended = train_stacked(
-        recipes, "cpu", CheckpointStore(tmp_path), lambda p, report: steps.append(report.step)
+        recipes, "cpu", stores, lambda position, report: steps.append(report.step)
     )
     assert min(steps) == {"in a step": 16, "between two learners": 12}[where]
     for position in (0, 2):

@@ -12,6 +12,11 @@ from functools import partial
 from kedro.pipeline import Node, Pipeline
 from kedro.pipeline.preview_contract import TextPreview
 
+ON_REQUEST = ("phase_diagram", "across_seeds", "task_diversity", "training_dynamics")
+"""Pipelines that read what other commands make, and that no single run can make (a finished
+sweep), or that train several learners.
+"""
+
 
 def box(name: str, nodes: Iterable[Node | Pipeline]) -> Pipeline:
     """A pipeline whose nodes have its name as their tag and namespace.

@@ -1,11 +1,13 @@
-"""What ``sweeps.yml`` may say: axes to cross, seeds, and parameters that all variants share."""
+"""What ``sweeps.yml`` may say: axes to cross, seeds, what each variant measures, and parameters
+that all variants share.
+"""
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, ValidationError, field_validator
+from pydantic import Field, NonNegativeInt, ValidationError, field_validator, model_validator
 
-from incontext_linear.config import Config, PositiveInt, explain
+from incontext_linear.config import Bool, Config, PositiveInt, explain
 from incontext_linear.parameters import AxisValue
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -16,11 +18,26 @@ class SweepError(ValueError):
 
 
 class SweepConfig(Config):
-    """One sweep: every combination of the axes' values, with every seed, is one variant."""
+    """One sweep: every combination of the axes' values, with every seed, is one variant.
 
-    axes: Annotated[dict[str, tuple[AxisValue, ...]], Field(min_length=1)]
+    Without axes it is a run over seeds.
+    """
+
+    axes: dict[str, tuple[AxisValue, ...]] = Field(default={})
     """Dotted parameter names, and the values that each takes."""
+    follow: dict[str, dict[str, tuple[AxisValue, ...]]] = Field(default={})
+    """Axis → parameters that go along with it, with one value for each of the axis's: a learning
+    rate that suits each width.
+    """
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0,)
+    pipelines: Annotated[tuple[str, ...], Field(min_length=1)] = ("behavioral_comparison",)
+    """What is measured on every variant's learner."""
+    figures: Bool = False
+    """Whether every variant draws its figures too."""
+    stacked: Bool | Literal["auto"] = "auto"
+    """Train variants of one shape in one step (`training.stacked`); auto: on a GPU. On a CPU it
+    takes about as long as one after another.
+    """
     parameters: dict[str, Any] = Field(default={})
     """A nested tree laid over the environment's parameters in every variant."""
     num_threads: PositiveInt = 1
@@ -40,6 +57,21 @@ class SweepConfig(Config):
                 raise ValueError(f"{name}: no values given; allowed: at least one")
             _check_distinct(name, values)
         return axes
+
+    @model_validator(mode="after")
+    def _check_follow(self) -> "SweepConfig":
+        for axis, followers in self.follow.items():
+            if axis not in self.axes:
+                raise ValueError(
+                    f"follow: {axis!r} is not an axis; allowed: {', '.join(self.axes) or 'none'}"
+                )
+            for name, values in followers.items():
+                if len(values) != len(self.axes[axis]):
+                    raise ValueError(
+                        f"follow.{axis}.{name}: {len(values)} values given; allowed: "
+                        f"{len(self.axes[axis])}, one for each value of the axis"
+                    )
+        return self
 
     @field_validator("seeds")
     @classmethod

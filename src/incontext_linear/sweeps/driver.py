@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -16,7 +16,7 @@ from incontext_linear.sweeps.config import SweepConfig, SweepError
 from incontext_linear.sweeps.display import failures_table, list_table, open_display, status_table
 from incontext_linear.sweeps.project import Project
 from incontext_linear.sweeps.state import NOTHING_YET, Standing, SweepFolder, standing
-from incontext_linear.sweeps.variants import Variant, VariantTask
+from incontext_linear.sweeps.variants import GroupTask, Variant, VariantTask, group
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def run_sweep(project: Project, name: str, cluster: Cluster, console: Console) -
             "sweep.num_threads": str(sweep.num_threads),
         }
         try:
-            failures = _run(project, folder, todo, cluster, facts, console)
+            failures = _run(project, folder, todo, cluster, facts, sweep.stacked, console)
         except KeyboardInterrupt:
             _leave(project, name, cluster, variants, console)
             return EXIT_STATUS
@@ -99,6 +99,7 @@ def _run(
     todo: list[Variant],
     cluster: Cluster,
     facts: dict[str, str],
+    wanted: bool | Literal["auto"],
     console: Console,
 ) -> list[tuple[str, Path, str]]:
     """Run the variants under the sweep's run in MLflow; gives those that failed, with folder and
@@ -106,14 +107,14 @@ def _run(
     """
     from incontext_linear.sweeps.engine import Task, execute
     from incontext_linear.sweeps.tracking import parent_run
-    from incontext_linear.sweeps.variant_run import run_variant
+    from incontext_linear.sweeps.variant_run import run_group
 
     # Workers that die are no news to the log: the display says what becomes of their variants.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    by_name, failures = {variant.name: variant for variant in todo}, []
+    by_name, failures, alone = {variant.name: variant for variant in todo}, [], []
     sweep = facts["sweep"]
 
-    def on_end(name: str, answer: dict[str, Any]) -> None:
+    def end_variant(name: str, answer: dict[str, Any]) -> None:
         place = folder.of(by_name[name].folder)
         if answer["status"] != "done":
             failures.append((name, place.log, answer.get("error") or answer["status"]))
@@ -122,40 +123,66 @@ def _run(
                 place.write(written)
         display.end(name, answer)
 
+    def on_end(name: str, answer: dict[str, Any]) -> None:
+        """Of a group, by its first variant's name; one that died is taken apart."""
+        members = groups[name]
+        if "variants" not in answer and len(members) > 1:
+            alone.extend(members)
+            return
+        for variant in members:
+            end_variant(variant.name, answer.get("variants", {}).get(variant.name, answer))
+
+    def on_event(name: str, event: dict[str, Any]) -> None:
+        display.report(event.pop("variant", name), event)
+
     def say(line: str) -> None:
         console.print(f"{sweep}: {line}", markup=False, highlight=False, soft_wrap=True)
 
     with (
         project.mlflow() as config,
-        _connect(project, cluster, todo, say) as (client, resources),
+        _connect(project, cluster, todo, say) as (client, resources, on_gpu),
         parent_run(config, folder, f"sweep {sweep}", facts) as run,
         open_display(console, sweep, len(todo)) as display,
     ):
-        tasks = [
-            Task(
-                v.name,
-                VariantTask(v, folder.of(v.folder), project.env, run.run_id),
-                resources(v),
-            )
-            for v in todo
-        ]
-        execute(client, run_variant, tasks, display.report, on_end, say, cluster.worker_timeout)
+        stacked = on_gpu if wanted == "auto" else wanted
+        rest, timeout = todo, cluster.worker_timeout
+        while rest:
+            groups = {members[0].name: members for members in group(rest, stacked)}
+            tasks = [
+                Task(
+                    name,
+                    _work(members, folder, project, run.run_id, stacked),
+                    resources(members[0]),
+                )
+                for name, members in groups.items()
+            ]
+            execute(client, run_group, tasks, on_event, on_end, say, timeout)
+            rest, alone, stacked = alone, [], False
         run.status = "FAILED" if failures else "FINISHED"
     return failures
+
+
+def _work(
+    members: list[Variant], folder: SweepFolder, project: Project, run_id: str, stacked: bool
+) -> GroupTask:
+    """What a worker needs to know of some variants."""
+    places = [(variant, folder.of(variant.folder)) for variant in members]
+    tasks = tuple(VariantTask(variant, at, project.env, run_id) for variant, at in places)
+    return GroupTask(tasks, stacked)
 
 
 @contextlib.contextmanager
 def _connect(
     project: Project, cluster: Cluster, todo: list[Variant], say: Callable[[str], None]
-) -> Iterator[tuple[Any, Any]]:
-    """A client, and what a variant asks of its worker."""
+) -> Iterator[tuple[Any, Any, bool]]:
+    """A client, what a variant asks of its worker, and whether it will train on a GPU."""
     from incontext_linear.sweeps import engine
 
     if cluster.scheduler is None:
         num_gpus = _num_gpus(todo)
         machine = engine.plan_machine(len(todo), num_gpus, todo[0].num_threads, cluster.num_workers)
         with engine.local_cluster(machine, project.worker_environment) as client:
-            yield client, lambda variant: {}
+            yield client, lambda variant: {}, num_gpus > 0
     else:
         share = cluster.gpu_share or engine.default_gpu_share()
         timeout = cluster.worker_timeout
@@ -166,7 +193,7 @@ def _connect(
                 return engine.gpu_share(variant.parameters.device, on_gpus, share)
 
             engine.check_resources(client, resources(todo[0]))  # no axis changes the device
-            yield client, resources
+            yield client, resources, bool(resources(todo[0]))
 
 
 def _check_devices(variants: list[Variant]) -> None:

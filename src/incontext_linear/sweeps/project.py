@@ -1,6 +1,8 @@
 """A project's sweeps, as Kedro's configuration gives them."""
 
 import copy
+import importlib
+import pkgutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,11 +14,41 @@ from kedro.config import OmegaConfigLoader
 from kedro.framework.project import settings
 from kedro_mlflow.config.kedro_mlflow_config import KedroMlflowConfig
 
+from incontext_linear import pipelines as packages
 from incontext_linear.environment import ConfigurationError, read_configuration
+from incontext_linear.pipelines import ON_REQUEST
 from incontext_linear.runs.session import ProjectSession
 from incontext_linear.sweeps.config import SweepConfig, SweepError, check_sweep
 from incontext_linear.sweeps.state import SweepFolder
-from incontext_linear.sweeps.variants import Variant, cross
+from incontext_linear.sweeps.variants import DECISIVE, PIPELINES, Variant, cross
+
+
+def branches_read(name: str, pipelines: tuple[str, ...]) -> tuple[str, ...]:
+    """The branches of the parameters that a variant's pipelines read: its results depend on them.
+
+    Args:
+        name: of the sweep, for the message.
+        pipelines: that the sweep names.
+
+    Raises:
+        SweepError: if there is no such pipeline, or it does not measure a learner.
+    """
+    if pipelines == ("behavioral_comparison",):  # the imports of the others take seconds
+        return DECISIVE
+    known = [module.name for module in pkgutil.iter_modules(packages.__path__)]
+    allowed = [module for module in known if module not in (*PIPELINES, *ON_REQUEST)]
+    branches: dict[str, None] = {}
+    for pipeline in (*PIPELINES, *pipelines):
+        if pipeline not in (*PIPELINES, *allowed):
+            raise SweepError(
+                f"{name}.pipelines: there is no pipeline {pipeline!r} of one learner; allowed: "
+                f"{', '.join(allowed)}"
+            )
+        module = importlib.import_module(f"{packages.__name__}.{pipeline}")
+        inputs: set[str] = module.create_pipeline().inputs()
+        read = (given.removeprefix("params:") for given in inputs if given.startswith("params:"))
+        branches |= dict.fromkeys(sorted(one.partition(".")[0] for one in read))
+    return tuple(branch for branch in branches if branch not in ("seed", "device"))
 
 
 @dataclass(frozen=True)
@@ -83,7 +115,10 @@ class Project:
             SweepError: naming every variant and parameter that is not valid.
         """
         return cross(
-            name, sweep, lambda overrides: self._read(self._loader(overrides), "parameters")
+            name,
+            sweep,
+            lambda overrides: self._read(self._loader(overrides), "parameters"),
+            branches_read(name, sweep.pipelines),
         )
 
     @property

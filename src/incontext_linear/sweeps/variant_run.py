@@ -1,4 +1,8 @@
-"""One variant in a worker process: a Kedro run with its own MLflow run and its own folder."""
+"""Variants in a worker process: each a Kedro run with its own MLflow run and its own folder.
+
+Variants of one shape may be trained together first (`training.stacked`); each then runs as one
+whose learner is there already.
+"""
 
 import gc
 import logging
@@ -7,8 +11,8 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ import torch
 from kedro.framework.project import pipelines, settings
 from kedro.framework.startup import bootstrap_project
 from kedro.io import DatasetError
+from kedro.pipeline.node import Node
 
 from incontext_linear.datasets import LearnerDataset
 from incontext_linear.environment import read_environment
@@ -25,9 +30,11 @@ from incontext_linear.runs.locks import LockedError, exclusive
 from incontext_linear.runs.session import ProjectSession
 from incontext_linear.sweeps.engine import Report, TaskCancelled
 from incontext_linear.sweeps.state import NOTHING_YET
-from incontext_linear.sweeps.variants import PIPELINES, VariantTask
+from incontext_linear.sweeps.variants import PIPELINES, GroupTask, VariantTask
 from incontext_linear.tracking import Tracking, end_open_runs
+from incontext_linear.training import CheckpointStore, TrainingDivergedError, train_stacked
 from incontext_linear.training.config import TrainingConfig
+from incontext_linear.training.loop import Progress
 from incontext_linear.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -52,6 +59,87 @@ class VariantSession(ProjectSession):
     def alone(self) -> Iterator[None]:
         """Nothing more to hold."""
         yield
+
+
+def run_group(group: GroupTask, report: Report) -> dict[str, Any]:
+    """Run variants one after another; those that are done, by a worker that died since, stay so.
+
+    Args:
+        group: what to run and where.
+        report: takes the progress of each, with ``variant``, its name.
+
+    Returns:
+        ``{"status": "done", "variants": {name: answer}}``; answers as of `run_variant`.
+    """
+    answers: dict[str, dict[str, Any]] = {}
+    for task in group.tasks:
+        state = task.folder.read()
+        same = state.get("fingerprint") == task.variant.fingerprint
+        if same and state.get("status") == "done":
+            answers[task.variant.name] = state
+    todo = [task for task in group.tasks if task.variant.name not in answers]
+    seconds = 0.0
+    if group.stacked and len(todo) > 1:
+        start = time.perf_counter()
+        answers |= train_together(todo, report)
+        seconds = (time.perf_counter() - start) / len(todo)
+    for task in todo:
+        name = task.variant.name
+        if name not in answers:
+            answer = run_variant(task, lambda event, name=name: report({"variant": name} | event))
+            answers[name] = answer | {"seconds": round((answer["seconds"] or 0) + seconds, 1)}
+    return {"status": "done", "variants": answers}
+
+
+def train_together(tasks: Sequence[VariantTask], report: Report) -> dict[str, dict[str, Any]]:
+    """Train the learners that are missing in one step, and save each in its variant's folder.
+
+    Args:
+        tasks: of one shape.
+        report: takes the progress of each, with ``variant``, its name.
+
+    Returns:
+        Answers of the variants that end here: diverged, or all of them interrupted.
+    """
+    first, missing, states = tasks[0], [], {}
+    _enter(first.folder.project, first.variant.num_threads)
+    with ExitStack() as locks:
+        for task in tasks:
+            locks.enter_context(exclusive(task.folder.lock, _LOCK_PATIENCE))
+            states[task.variant.name] = state = task.variant.record | NOTHING_YET
+            learner = _learner(task)
+            if not _begin(task, learner, state):
+                missing.append((task, learner))
+        if len(missing) < 2:
+            return {}
+        names = [task.variant.name for task, _ in missing]
+        num_steps = first.variant.parameters.training.num_steps
+
+        def on_progress(position: int, progress: Progress) -> None:
+            training = {"variant": names[position], "stage": "training", "num_steps": num_steps}
+            report(training | vars(progress))
+
+        try:
+            recipes = [task.variant.parameters.recipe for task, _ in missing]
+            stores, device = [_store(task) for task, _ in missing], first.variant.parameters.device
+            ended = train_stacked(recipes, device, stores, on_progress)
+        except TaskCancelled:
+            outcomes = {name: {"status": "interrupted"} for name in names}
+        else:
+            outcomes = {}
+            for (task, learner), one in zip(missing, ended, strict=True):
+                if isinstance(one, TrainingDivergedError):
+                    error = f"{type(one).__name__}: {one}"
+                    outcomes[task.variant.name] = {"status": "failed", "error": error}
+                else:
+                    learner.save(one)
+        finally:
+            _free_memory()
+        answers = {name: states[name] | outcome for name, outcome in outcomes.items()}
+        for task, _ in missing:
+            if task.variant.name in answers:
+                task.folder.write(answers[task.variant.name])
+        return answers
 
 
 def run_variant(task: VariantTask, report: Report) -> dict[str, Any]:
@@ -79,8 +167,17 @@ def run_variant(task: VariantTask, report: Report) -> dict[str, Any]:
 
 
 def _run_in_folder(task: VariantTask, state: dict[str, Any], report: Report) -> dict[str, Any]:
+    folder, learner = task.folder, _learner(task)
+    trained = _begin(task, learner, state)
+    with _logged_to(folder.project / folder.log):
+        answer = state | _run(task, learner, report, trained)
+    folder.write(answer)
+    return answer
+
+
+def _begin(task: VariantTask, learner: LearnerDataset, state: dict[str, Any]) -> bool:
+    """Put the folder in order and say in it that the variant runs; gives whether it is trained."""
     folder, recipe = task.folder, task.variant.parameters.recipe
-    learner = _learner(task)
     trained = is_trained(learner, recipe, task.variant.num_threads)
     changed = folder.read().get("fingerprint") not in (None, state["fingerprint"])
     if changed and not trained:
@@ -88,16 +185,19 @@ def _run_in_folder(task: VariantTask, state: dict[str, Any], report: Report) -> 
     if folder.path.exists():
         remove_temporaries(folder.path)
     folder.write(state)
-    with _logged_to(folder.project / folder.log):
-        answer = state | _run(task, learner, report, trained)
-    folder.write(answer)
-    return answer
+    return trained
 
 
 def _learner(task: VariantTask) -> LearnerDataset:
     """The catalog's entry of the variant's learner."""
     _, catalog = read_environment(task.folder.project, task.env, task.runtime_params)
     return catalog.get(LEARNER)
+
+
+def _store(task: VariantTask) -> CheckpointStore:
+    """The variant's checkpoints."""
+    _, catalog = read_environment(task.folder.project, task.env, task.runtime_params)
+    return catalog.load("training_checkpoints")
 
 
 def is_trained(learner: LearnerDataset, recipe: Recipe, num_threads: int) -> bool:
@@ -118,13 +218,21 @@ def is_trained(learner: LearnerDataset, recipe: Recipe, num_threads: int) -> boo
     return by.fingerprint == recipe.fingerprint and threads == num_threads
 
 
-def _node_names(trained: bool) -> list[str]:
-    """The nodes of a variant's pipelines, the one that trains only where there is a learner to
-    train.
+def _node_names(names: Sequence[str], trained: bool, figures: bool) -> list[str]:
+    """The nodes of a variant's pipelines: the one that trains only where there is a learner to
+    train, those that draw only where figures are asked for.
     """
-    nodes = [node for pipeline in PIPELINES for node in pipelines[pipeline].nodes]
-    chosen = [node.name for node in nodes if not (trained and LEARNER in node.outputs)]
+    nodes = [node for pipeline in names for node in pipelines[pipeline].nodes]
+    chosen = [
+        node.name
+        for node in nodes
+        if not (trained and LEARNER in node.outputs) and (figures or not _draws(node))
+    ]
     return list(dict.fromkeys(chosen))  # pipelines share nodes, and Kedro takes each name once
+
+
+def _draws(node: Node) -> bool:
+    return bool(node.outputs) and all(name.endswith("_figure") for name in node.outputs)
 
 
 def _run(
@@ -143,7 +251,9 @@ def _run(
         arguments = {"env": task.env, "runtime_params": task.runtime_params}
         project = task.folder.project
         with VariantSession.create(project, **arguments) as session, listening(listener):
-            session.run(pipeline_names=list(PIPELINES), node_names=_node_names(trained))
+            names = [*PIPELINES, *task.variant.pipelines]
+            chosen = _node_names(names, trained, task.variant.figures)
+            session.run(pipeline_names=names, node_names=chosen)
         if "spd_to_ols" not in last:  # there was no step of training left to report
             last |= learner.load().record["history"][-1]
         end_open_runs("FINISHED")

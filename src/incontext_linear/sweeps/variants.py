@@ -3,8 +3,8 @@ fingerprints.
 """
 
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,10 +19,11 @@ from incontext_linear.parameters import (
 )
 from incontext_linear.sweeps.config import SweepConfig, SweepError
 from incontext_linear.sweeps.state import VariantFolder
+from incontext_linear.training import stack_key
 from incontext_linear.training.config import NO_EFFECT
 
-PIPELINES = ("data_generation", "model_training", "baseline_estimation", "behavioral_comparison")
-"""What one variant runs."""
+PIPELINES = ("data_generation", "model_training")
+"""What every variant runs, before the pipelines that the sweep names."""
 
 DECISIVE = (
     "task",
@@ -33,7 +34,12 @@ DECISIVE = (
     "baselines",
     "comparison",
 )
-"""The branches of the parameters that these pipelines read, beside the seed and the device."""
+"""The branches of the parameters that a variant which compares by predictions reads, beside the
+seed and the device.
+"""
+STACK = 16
+"""Learners that are trained together at most: beyond that a GPU is busy, and a failure loses more.
+"""
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,13 @@ class Variant:
     """The whole tree, checked."""
     num_threads: int = 1
     """Of its arithmetic on the CPU."""
+    follow: dict[str, AxisValue] = field(default_factory=dict)
+    """Parameters that go along with its axes."""
+    pipelines: tuple[str, ...] = ("behavioral_comparison",)
+    """What is measured."""
+    branches: tuple[str, ...] = DECISIVE
+    """Of the parameters: what its pipelines read."""
+    figures: bool = False
 
     @property
     def name(self) -> str:
@@ -65,7 +78,7 @@ class Variant:
     @property
     def fingerprint(self) -> str:
         """Changes with every parameter that its results depend on, and with no other."""
-        tree = self.parameters.model_dump(mode="json", include=set(DECISIVE))
+        tree = self.parameters.model_dump(mode="json", include=set(self.branches))
         tree["training"] = {
             key: value for key, value in tree["training"].items() if key not in NO_EFFECT
         }
@@ -79,6 +92,8 @@ class Variant:
             "sweep": self.sweep,
             "variant": self.name,
             "axes": self.axes,
+            "follow": self.follow,
+            "pipelines": self.pipelines,
             "seed": self.seed,
             "num_threads": self.num_threads,
             "fingerprint": self.fingerprint,
@@ -120,8 +135,40 @@ class VariantTask:
         return variant.overrides | {"variant": identity}
 
 
+@dataclass(frozen=True)
+class GroupTask:
+    """Variants that one worker runs, one after another.
+
+    Args:
+        tasks: of one shape, if there are several.
+        stacked: train all of them in one step first.
+    """
+
+    tasks: tuple[VariantTask, ...]
+    stacked: bool
+
+
+def group(variants: Sequence[Variant], stacked: bool) -> list[list[Variant]]:
+    """The variants that can be trained together, `STACK` at most; each alone if not stacked."""
+    if not stacked:
+        return [[variant] for variant in variants]
+    alike: dict[Any, list[Variant]] = {}
+    for variant in variants:
+        parameters = variant.parameters
+        key = (*stack_key(parameters.recipe), parameters.device, variant.num_threads)
+        alike.setdefault(key, []).append(variant)
+    return [
+        together[start : start + STACK]
+        for together in alike.values()
+        for start in range(0, len(together), STACK)
+    ]
+
+
 def cross(
-    name: str, sweep: SweepConfig, read_parameters: Callable[[dict[str, Any]], dict[str, Any]]
+    name: str,
+    sweep: SweepConfig,
+    read_parameters: Callable[[dict[str, Any]], dict[str, Any]],
+    branches: tuple[str, ...] = DECISIVE,
 ) -> list[Variant]:
     """All variants of a sweep, checked, the last axis and then the seed varying fastest.
 
@@ -129,18 +176,22 @@ def cross(
         name: the sweep's name.
         sweep: its axes, seeds and parameters.
         read_parameters: gives the environment's parameter tree with nested overrides laid over it.
+        branches: of the parameters, which the sweep's pipelines read.
 
     Raises:
         SweepError: if an axis names no parameter that matters, or a variant's parameters are not
             valid; every such variant is named, with the parameter.
     """
     tree = read_parameters(sweep.parameters)
-    paths = {axis: _locate(tree, axis, f"{name}.axes") for axis in sweep.axes}
+    paths = {axis: _locate(tree, axis, f"{name}.axes", branches) for axis in sweep.axes}
+    for axis, followers in sweep.follow.items():
+        where = f"{name}.follow.{axis}"
+        paths |= {other: _locate(tree, other, where, branches) for other in followers}
     variants, problems = [], []
     for values in itertools.product(*sweep.axes.values()):
         axes = dict(zip(sweep.axes, values, strict=True))
-        overrides = sweep.parameters
-        for axis, value in axes.items():
+        overrides, follow = sweep.parameters, _following(sweep, axes)
+        for axis, value in (axes | follow).items():
             overrides = _with(overrides, paths[axis], value)
         try:
             parameters = check_parameters(read_parameters(overrides))
@@ -151,13 +202,25 @@ def cross(
         for seed in sweep.seeds:
             seeded = parameters.model_copy(update={"seed": seed})
             own = overrides | {"seed": seed}
-            variants.append(Variant(name, axes, seed, own, seeded, sweep.num_threads))
+            settings = (sweep.num_threads, follow, sweep.pipelines, branches, sweep.figures)
+            variants.append(Variant(name, axes, seed, own, seeded, *settings))
     if problems:
         raise SweepError("\n".join(problems))
     return variants
 
 
-def _locate(tree: dict[str, Any], axis: str, where: str) -> tuple[str, ...]:
+def _following(sweep: SweepConfig, axes: dict[str, AxisValue]) -> dict[str, AxisValue]:
+    """What goes along with one combination of the axes' values."""
+    return {
+        name: values[sweep.axes[axis].index(axes[axis])]
+        for axis, followers in sweep.follow.items()
+        for name, values in followers.items()
+    }
+
+
+def _locate(
+    tree: dict[str, Any], axis: str, where: str, branches: Sequence[str]
+) -> tuple[str, ...]:
     """The keys that a dotted name stands for; a key may hold dots
     (``baselines.ridge_0.1.penalty``).
     """
@@ -166,17 +229,17 @@ def _locate(tree: dict[str, Any], axis: str, where: str) -> tuple[str, ...]:
         fits = [key for key in tree if rest == key or rest.startswith(f"{key}.")] if tree else []
         if not fits:
             prefix = "".join(f"{key}." for key in path)
-            allowed = ", ".join(f"{prefix}{key}" for key in (tree if path else DECISIVE))
+            allowed = ", ".join(f"{prefix}{key}" for key in (tree if path else branches))
             raise SweepError(
                 f"{where}.{axis}: no such parameter; allowed here: {allowed or 'nothing below it'}"
             )
         key = max(fits, key=len)
         path, rest = [*path, key], rest[len(key) + 1 :]
         tree = tree[key] if isinstance(tree[key], dict) else {}
-        if path[0] not in DECISIVE:
+        if path[0] not in branches:
             raise SweepError(
                 f"{where}.{axis}: no pipeline of a sweep depends on it; allowed: parameters below "
-                + ", ".join(DECISIVE)
+                + ", ".join(branches)
             )
     return tuple(path)
 

@@ -191,7 +191,7 @@ class StackedRun:
         self.diverged: dict[int, TrainingDivergedError] = {}
         self.step = 0
 
-    def start(self, checkpoints: CheckpointStore | None) -> None:
+    def start(self, checkpoints: Sequence[CheckpointStore] | None) -> None:
         """Go on from the newest step that all learners have a checkpoint of; else begin."""
         found, diverged = _newest_common([run.name for run in self.runs], checkpoints)
         learners = [run.model(saved) for run, saved in zip(self.runs, found, strict=True)]
@@ -239,19 +239,19 @@ class StackedRun:
         self._step.part(position).freeze()
         self.diverged[position] = error
 
-    def save(self, checkpoints: CheckpointStore) -> None:
-        """Save every learner that is sound, each under its own name."""
-        good: list[TrainingRun] = []
+    def save(self, checkpoints: Sequence[CheckpointStore]) -> None:
+        """Save every learner that is sound, each under its own name in its own store."""
+        good: list[tuple[int, TrainingRun]] = []
         for position, run in self.alive():
             try:
-                good += [run] if run.is_good() else []
+                good += [(position, run)] if run.is_good() else []
             except TrainingDivergedError as error:
                 self._freeze(position, error)
         beside = {self.runs[p].name: str(error) for p, error in self.diverged.items()}
-        for run in good:
+        for position, run in good:
             checkpoint = run.checkpoint()
             described = checkpoint.description | {DIVERGED: beside}
-            checkpoints.save(run.name, replace(checkpoint, description=described))
+            checkpoints[position].save(run.name, replace(checkpoint, description=described))
 
 
 def _check(recipes: Sequence[Recipe]) -> None:
@@ -267,14 +267,14 @@ def _check(recipes: Sequence[Recipe]) -> None:
 
 
 def _newest_common(
-    names: list[str], checkpoints: CheckpointStore | None
+    names: list[str], checkpoints: Sequence[CheckpointStore] | None
 ) -> tuple[list[Checkpoint | None], dict[int, str]]:
     """Of every run its checkpoint at the newest step that all have, but for those that had
     diverged by then; and what was said of these, by position. Without any, nothing of all runs.
     """
     found: list[dict[int, Checkpoint]] = [
-        {saved.step: saved for saved in checkpoints.readable(name)} if checkpoints else {}
-        for name in names
+        {saved.step: saved for saved in checkpoints[position].readable(name)} if checkpoints else {}
+        for position, name in enumerate(names)
     ]
     for step in sorted({step for own in found for step in own}, reverse=True):
         at = [own.get(step) for own in found]
@@ -290,7 +290,7 @@ def _newest_common(
 def train_stacked(
     recipes: Sequence[Recipe],
     device: str = "auto",
-    checkpoints: CheckpointStore | None = None,
+    checkpoints: Sequence[CheckpointStore] | None = None,
     on_progress: Callable[[int, Progress], None] | None = None,
 ) -> list[Learner | TrainingDivergedError]:
     """Train several learners of one shape at once; each is what `training.train` gives, to
@@ -299,7 +299,8 @@ def train_stacked(
     Args:
         recipes: one a learner; they may differ in seed, task (but not its sizes) and learning rate.
         device: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
-        checkpoints: as for `train`; each learner has its own, under the name it would have alone.
+        checkpoints: as for `train`, a store for each learner (they may be one); the checkpoints are
+            those that it would have alone.
         on_progress: called with a learner's position and each of its reports.
 
     Returns:
@@ -320,7 +321,8 @@ def train_stacked(
     ended: list[Learner | TrainingDivergedError] = []
     for position, one in enumerate(run.runs):
         if position in run.diverged:
-            ended.append(say_divergence(run.diverged[position], checkpoints, one.name))
+            store = checkpoints[position] if checkpoints else None
+            ended.append(say_divergence(run.diverged[position], store, one.name))
         else:
             learner = one.learner()
             learner.record["stack"] = len(run.runs)

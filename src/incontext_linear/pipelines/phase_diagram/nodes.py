@@ -47,7 +47,7 @@ def select_variants(
         records, learner.keys() & baselines.keys(), phase_diagram.axis, phase_diagram.where
     )
     used = [records[folder] for folder in table.loc[table["used"], "folder"]]
-    axes = {name for record in used for name in record["axes"]}
+    axes = {name for record in used for name in (*record["axes"], *record.get("follow", {}))}
     for line in missing_cells(table) + differing_parameters([r["parameters"] for r in used], axes):
         logger.warning("Sweep %s: %s", phase_diagram.sweep, line)
     if not table["used"].any():
