@@ -1,4 +1,4 @@
-"""Which learning rate suits each width of the sweep ``width_small``: python -m benchmarks.learning_rates
+"""Which learning rate suits each width of ``width_small``: python -m benchmarks.learning_rates
 
 Every width is trained at several rates, on seeds that the sweep does not use, all of a width in one
 stack (`training.stacked`). Chosen is the rate with the least loss at the end, on average over the

@@ -16,8 +16,9 @@ from rich.console import Console
 
 from incontext_linear.sweeps.config import SweepConfig, SweepError, check_sweep
 from incontext_linear.sweeps.display import describe, failures_table, open_display, summarize
+from incontext_linear.sweeps.project import branches_read
 from incontext_linear.sweeps.state import SweepFolder, VariantFolder, standing
-from incontext_linear.sweeps.variants import cross
+from incontext_linear.sweeps.variants import DECISIVE, cross, group
 
 PARAMETERS = OmegaConfigLoader(
     str(Path(__file__).parents[2] / "conf"), base_env="base", default_run_env="base"
@@ -61,6 +62,53 @@ def test_parameters_of_the_sweep_lie_over_the_environments_and_axes_over_both():
     assert variant.parameters.training.batch_size == PARAMETERS["training"]["batch_size"]
 
 
+def test_without_axes_a_sweep_is_a_run_over_seeds():
+    variants = variants_of(seeds=[0, 3])
+    assert [(variant.name, str(variant.folder)) for variant in variants] == [
+        ("seed=0", "seed=0"),
+        ("seed=3", "seed=3"),
+    ]
+
+
+def test_a_parameter_may_follow_an_axis():
+    variants = variants_of(
+        axes={"model.width": [8, 16]},
+        follow={"model.width": {"training.learning_rate": [0.1, 0.2]}},
+    )
+    assert [v.parameters.training.learning_rate for v in variants] == [0.1, 0.2]
+    assert [v.name for v in variants] == ["model.width=8,seed=0", "model.width=16,seed=0"]
+    assert variants[0].record["follow"] == {"training.learning_rate": 0.1}
+
+
+def test_variants_of_one_shape_form_a_group_of_sixteen_at_most():
+    variants = variants_of(
+        axes={"task.noise_std": [0.0, 0.5], "model.num_layers": [1, 2]}, seeds=range(9)
+    )
+    groups = group(variants, stacked=True)
+    assert [len(members) for members in groups] == [16, 2, 16, 2]
+    for members in groups:
+        assert len({member.parameters.model for member in members}) == 1
+    assert sorted(v.name for members in groups for v in members) == sorted(v.name for v in variants)
+    assert [len(members) for members in group(variants, stacked=False)] == [1] * 36
+
+
+def test_a_fingerprint_covers_what_the_named_pipelines_read():
+    assert set(branches_read("some", ("behavioral_comparison",))) == set(DECISIVE)
+    read = branches_read("some", ("behavioral_comparison", "probing"))
+    assert set(read) == {*DECISIVE, "probing"}
+    plain, other = (
+        cross("some", SweepConfig(parameters=changes), read_parameters, read)[0].fingerprint
+        for changes in ({}, {"probing": {"fit": {"num_steps": 3}}})
+    )
+    assert plain != other
+
+
+@pytest.mark.parametrize("pipeline", ["prbing", "phase_diagram", "data_generation"])
+def test_a_pipeline_that_does_not_measure_one_learner_is_refused(pipeline):
+    with pytest.raises(SweepError, match=r"some.pipelines: .*allowed: .*probing"):
+        branches_read("some", (pipeline,))
+
+
 def test_an_axis_may_go_through_a_key_that_holds_dots():
     variants = variants_of(axes={"baselines.ridge_0.1.penalty": [0.1, 0.2]})
     assert [v.parameters.baselines.active["ridge_0.1"]["penalty"] for v in variants] == [0.1, 0.2]
@@ -90,8 +138,15 @@ def test_the_fingerprint_changes_with_what_the_results_depend_on(fields, changes
 @pytest.mark.parametrize(
     ("sweep", "says"),
     [
-        ({}, "some.axes: this parameter is missing"),
-        ({"axes": {}}, "some.axes: dictionary should have at least 1 item"),
+        ({"pipelines": []}, "some.pipelines: list should have at least 1 item"),
+        (
+            {"axes": {"model.width": [8, 16]}, "follow": {"model.width": {"seed": [1]}}},
+            "follow.model.width.seed: 1 values given; allowed: 2, one for each value of the axis",
+        ),
+        (
+            {"axes": {"model.width": [8]}, "follow": {"task.dim": {"seed": [1]}}},
+            "follow: 'task.dim' is not an axis; allowed: model.width",
+        ),
         ({"axes": {"model.width": []}}, "model.width: no values given; allowed: at least one"),
         ({"axes": {"model.width": [8, 8.0]}}, "model.width: 8.0 is given twice"),
         ({"axes": {"seed": [0, 1]}}, "seed is no axis; allowed: list the seeds under seeds"),
