@@ -37,13 +37,14 @@ def branches_read(name: str, pipelines: tuple[str, ...]) -> tuple[str, ...]:
         return DECISIVE
     known = [module.name for module in pkgutil.iter_modules(packages.__path__)]
     allowed = [module for module in known if module not in (*PIPELINES, *ON_REQUEST)]
+    wrong = [pipeline for pipeline in pipelines if pipeline not in allowed]
+    if wrong:
+        raise SweepError(
+            f"{name}.pipelines: there is no pipeline {wrong[0]!r} of one learner; allowed: "
+            f"{', '.join(allowed)}"
+        )
     branches: dict[str, None] = {}
     for pipeline in (*PIPELINES, *pipelines):
-        if pipeline not in (*PIPELINES, *allowed):
-            raise SweepError(
-                f"{name}.pipelines: there is no pipeline {pipeline!r} of one learner; allowed: "
-                f"{', '.join(allowed)}"
-            )
         module = importlib.import_module(f"{packages.__name__}.{pipeline}")
         inputs: set[str] = module.create_pipeline().inputs()
         read = (given.removeprefix("params:") for given in inputs if given.startswith("params:"))
