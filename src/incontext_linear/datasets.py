@@ -19,10 +19,11 @@ from kedro_mlflow.io.metrics import MlflowMetricsHistoryDataset
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 from torch import Tensor
 
-from incontext_linear.files import replace_atomically, write_text
+from incontext_linear.files import read_json, replace_atomically, write_text
 from incontext_linear.learner.saved import Learner, load_learner, save_learner
 from incontext_linear.tables import MetricHistories
 from incontext_linear.training.checkpoints import CheckpointStore
@@ -101,6 +102,29 @@ class MetricHistoriesDataset(MlflowMetricsHistoryDataset):
         ]
         for start in range(0, len(points), MAX_METRICS_PER_BATCH):
             client.log_batch(self.run_id, points[start : start + MAX_METRICS_PER_BATCH])
+
+
+class SweepMetricsDataset(MetricHistoriesDataset):
+    """Metric histories that stand on a sweep's own run, not on that of who computes them.
+
+    Args:
+        sweep: the file in which the sweep keeps the id of its run.
+        metadata: for other tools, such as kedro-viz.
+    """
+
+    def __init__(self, sweep: str, metadata: dict[str, Any] | None = None):
+        super().__init__(prefix="", metadata=metadata)
+        self._sweep = Path(sweep)
+
+    def _save(self, data: MetricHistories) -> None:
+        self.run_id = read_json(self._sweep).get("parent_run_id")
+        try:
+            super()._save(data)
+        except MlflowException as error:  # of a database that was removed
+            logger.warning("The sweep's run in MLflow is not there: %s", str(error).splitlines()[0])
+
+    def _describe(self) -> dict[str, Any]:
+        return {"sweep": str(self._sweep)}
 
 
 class CheckpointsDataset(AbstractDataset[Any, CheckpointStore]):

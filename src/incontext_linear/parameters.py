@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, NonNegativeInt, ValidationError
 
+from incontext_linear.across_seeds.config import AcrossSeedsConfig
 from incontext_linear.comparison.config import ComparisonConfig
 from incontext_linear.comparison.identification import IdentificationConfig
 from incontext_linear.config import (
@@ -80,6 +81,7 @@ class Parameters(Config):
     phase_diagram: PhaseDiagramConfig
     diversity: DiversityConfig = DiversityConfig()
     dynamics: DynamicsConfig = DynamicsConfig()
+    across_seeds: AcrossSeedsConfig = AcrossSeedsConfig()
     variant: VariantConfig | None = None
     """In no file: set by ``kedro sweep run`` for each run that it starts."""
 

@@ -253,7 +253,8 @@ def _run(
         with VariantSession.create(project, **arguments) as session, listening(listener):
             names = [*PIPELINES, *task.variant.pipelines]
             chosen = _node_names(names, trained, task.variant.figures)
-            session.run(pipeline_names=names, node_names=chosen)
+            options: dict[str, Any] = {"pipeline_names": names, "node_names": chosen}
+            session.run(**options)
         if "spd_to_ols" not in last:  # there was no step of training left to report
             last |= learner.load().record["history"][-1]
         end_open_runs("FINISHED")

@@ -1,0 +1,105 @@
+"""Means over seeds: planted spreads come back in the intervals, whatever is missing."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from incontext_linear.across_seeds.measures import Values, read_measures
+from incontext_linear.across_seeds.summary import describe_seeds, summarize_seeds
+from incontext_linear.config import BootstrapConfig
+
+BOOTSTRAP = BootstrapConfig(num_resamples=400)
+
+
+def planted(
+    seeds: int, spread: float, noise: float, prompts: int = 200, shift: float = 5.0
+) -> dict[int, list[Values]]:
+    """Learners whose means differ by ``spread``, and prompts within each by ``noise``."""
+    rng = np.random.default_rng(0)
+    index = pd.DataFrame({"series": ["a", "a", "b"], "position": [1, 2, 1]})
+    return {
+        seed: [
+            Values(
+                "SPD",
+                index,
+                shift + spread * rng.normal() + noise * rng.normal(size=(prompts, 3)),
+            )
+        ]
+        for seed in range(seeds)
+    }
+
+
+def width(table: pd.DataFrame) -> float:
+    return float((table["high"] - table["low"]).mean())
+
+
+def test_the_interval_holds_the_spread_between_seeds_and_not_only_that_of_prompts():
+    agree, _ = summarize_seeds(planted(8, 0.0, 1.0), BOOTSTRAP, 0)
+    differ, _ = summarize_seeds(planted(8, 1.0, 1.0), BOOTSTRAP, 0)
+    alone, _ = summarize_seeds(planted(1, 1.0, 1.0, prompts=1600), BOOTSTRAP, 0)
+    assert width(differ) > 4 * width(agree)
+    # 1,600 prompts in all, whoever answers them: 2 * 1.96 / 40 = 0.098, longer for eight seeds.
+    assert width(alone) == pytest.approx(0.098, rel=0.15)
+    assert 0.098 < width(agree) < 0.25
+    assert set(differ["over"]) == {"seeds and prompts"}
+    assert set(alone["over"]) == {"prompts"}
+    assert alone["sd"].isna().all()
+    # Student's interval over the eight means, which holds both spreads, by an independent formula.
+    assert width(differ) == pytest.approx(2 * 2.365 * float(differ["sd"].mean()) / 8**0.5, rel=0.3)
+
+
+def test_means_and_deviations_are_those_of_the_seeds_own_means():
+    learners = planted(4, 1.0, 0.5)
+    table, single = summarize_seeds(learners, BOOTSTRAP, 0)
+    own = np.stack([values.values.mean(0) for (values,) in learners.values()])
+    np.testing.assert_allclose(table["mean"], own.mean(0))
+    np.testing.assert_allclose(table["sd"], own.std(0, ddof=1))
+    np.testing.assert_allclose(single["mean"].to_numpy().reshape(4, 3), own)
+    assert set(table["seeds"]) == {4}
+    assert set(table["prompts"]) == {800}
+    assert ((table["low"] < table["mean"]) & (table["mean"] < table["high"])).all()
+
+
+def test_what_is_missing_is_left_out_and_what_not_all_have_is_not_averaged():
+    learners = planted(3, 0.1, 0.1)
+    (first,) = learners[0]
+    first.values[:50, 0] = np.nan
+    first.values[:, 1] = np.nan
+    learners[1] = [Values("SPD", first.index.iloc[:2], learners[1][0].values[:, :2])]
+    learners[2].append(Values("ILWD", first.index, first.values))
+    table, _ = summarize_seeds(learners, BOOTSTRAP, 0)
+    assert list(zip(table["measure"], table["series"], table["position"], strict=True)) == [
+        ("SPD", "a", 1),
+        ("SPD", "a", 2),
+    ]
+    own = np.mean([np.nanmean(learners[seed][0].values[:, 0]) for seed in range(3)])
+    assert table["mean"][0] == pytest.approx(own)
+    assert np.isnan(table["mean"][1])
+
+
+def test_of_what_is_kept_as_means_the_interval_is_students_over_the_seeds():
+    table = pd.DataFrame(
+        {"method": "edit", "target": "moment", "examples_seen": 5, "layer": [0, 1], "fraction": 0.5}
+    )
+    learners = {
+        seed: read_measures(
+            {"08_reporting/causality": lambda seed=seed: table.assign(fraction=[0.0, seed])}, {}
+        )
+        for seed in range(5)
+    }
+    found, _ = summarize_seeds(learners, BOOTSTRAP, 0)
+    assert list(found["series"]) == ["edit, moment, k = 5"] * 2
+    row = found.iloc[1]
+    assert (row["mean"], row["over"]) == (2.0, "seeds")
+    half = 2.776 * 2.5**0.5 / 5**0.5
+    assert row["high"] <= 2 * np.exp(half / 2) + 1e-6  # on the log scale, within the largest value
+    assert row["low"] == pytest.approx(2 * np.exp(-half / 2), rel=1e-3)
+    alone, _ = summarize_seeds({0: learners[0]}, BOOTSTRAP, 0)
+    assert alone["low"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("number", "says"), [(1, "over prompts alone"), (3, "fewer than 5"), (8, "8 seeds")]
+)
+def test_few_seeds_are_said(number, says):
+    assert says in describe_seeds(number)
