@@ -4,6 +4,7 @@ import json
 
 import mlflow
 import pytest
+from safetensors.torch import save_file
 from support.project import copy_project, report
 from support.project import kedro as kedro_command
 from support.synthetic_sweep import BASELINES, mixture, write_variant
@@ -11,6 +12,8 @@ from support.synthetic_sweep import BASELINES, mixture, write_variant
 from incontext_linear.config import TaskConfig
 from incontext_linear.database import ensure_database
 from incontext_linear.predictors import build_predictors
+from incontext_linear.tables import LEARNER
+from incontext_linear.tasks import draw_prompts
 
 # Kedro and MLflow run in this process, and warn of each other.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
@@ -24,7 +27,11 @@ def project(tmp_path_factory):
     built = build_predictors(BASELINES, task)
     for seed in SEEDS:
         learner = mixture([(built["ols"], 1.0)], 0.1 * (1 + seed), seed)
-        write_variant(sweep, {}, seed, learner, BASELINES, task, num_prompts=32)
+        folder = write_variant(sweep, {}, seed, learner, BASELINES, task, num_prompts=32)
+        prompts = draw_prompts(task, 32, seed, stream="evaluation")
+        (folder / "05_model_input").mkdir()
+        tensors = {"ys": prompts.ys}
+        save_file(tensors, folder / "05_model_input/evaluation_prompts.safetensors")
     database = target / "mlflow.db"
     ensure_database(database, "incontext_linear")
     client = mlflow.MlflowClient(f"sqlite:///{database}")
@@ -47,6 +54,8 @@ def test_a_sweep_becomes_means_over_seeds_on_its_own_run(project):
     assert len(report(path, "seeds_over_seeds_singles")) == 3 * len(table)
     for figure in ("curves", "layers"):
         assert (path / f"data/test/08_reporting/seeds_over_seeds_{figure}.png").exists()
+    own = table[(table["measure"] == "squared error") & (table["series"] == LEARNER)]
+    assert (own.set_index("position")["mean"][5], len(own)) == (pytest.approx(0.047, rel=0.5), 5)
     metrics = client.get_run(parent).data.metrics
     assert metrics["seeds/number"] == 3
     assert metrics["seeds/SPD/ols/mean"] == pytest.approx(ols["mean"].iloc[-1])

@@ -16,7 +16,7 @@ from incontext_linear.figures.style import (
     prepare_axes,
     without_diverged,
 )
-from incontext_linear.figures.words import algorithm_name, describe_run
+from incontext_linear.figures.words import algorithm_name, describe_measured
 from incontext_linear.tables import LEARNER
 
 
@@ -30,7 +30,7 @@ def plot_divergences(
     """SPD and ILWD to each predictor against examples seen, log scale, intervals shaded (Figure
     1).
     """
-    run = describe_run(task, model, seed)
+    run = describe_measured(task, model, seed)
     figure, panels = panel_grid(2, 2, (5.4, 4.6), extra=(2.4, 0.4), run=run)
     learner = algorithm_name(LEARNER)
     shown = (
@@ -56,7 +56,7 @@ def plot_risks(
     seed: int,
 ) -> Figure:
     """Squared error of every predictor, and how linear the learner is, against examples seen."""
-    run = describe_run(task, model, seed)
+    run = describe_measured(task, model, seed)
     figure, (left, right) = panel_grid(
         2, 2, (5.4, 4.6), extra=(2.4, 0.4), run=run, width_ratios=(3, 2)
     )

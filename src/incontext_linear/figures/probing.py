@@ -30,6 +30,7 @@ from incontext_linear.figures.style import (
 )
 from incontext_linear.figures.words import (
     describe_constructed,
+    describe_measured,
     describe_run,
     method_name,
     program_name,
@@ -58,7 +59,7 @@ def plot_probe_scores(
 ) -> Figure:
     """Probe error against layer: a panel a read-out and number of examples, a curve a target."""
     panels = list(scores.groupby([*READOUT, "examples_seen"], sort=False))
-    run = describe_run(task, model, seed)
+    run = describe_measured(task, model, seed)
     figure, grid = panel_grid(len(panels), 3, (4.6, 4.0), run=run, sharey=True)
     for axes, ((kind, units, seen), rows) in zip(grid, panels, strict=True):
         table = rows.rename(columns={"squared_error": "mean"})
@@ -155,7 +156,7 @@ def plot_controls(
         2,
         (6.5, 3.1),
         extra=(0.0, 0.5),
-        run=describe_run(task, model, seed),
+        run=describe_measured(task, model, seed),
         width_ratios=(2, 3),
     )
     for target, left, right in zip(targets, grid[::2], grid[1::2], strict=True):
@@ -214,7 +215,7 @@ def plot_selectivity(
     """
     names = [*READOUT, "examples_seen"]
     panels = list(selectivity.groupby(names, sort=False))
-    run = describe_run(task, model, seed)
+    run = describe_measured(task, model, seed)
     figure, grid = panel_grid(len(panels), 3, (4.6, 4.0), run=run, sharey=True)
     looks = styles(selectivity["target"])
     for axes, (keys, rows) in zip(grid, panels, strict=True):
@@ -249,7 +250,7 @@ def plot_movements(
     table = causality[causality["examples_seen"] == longest]
     targets = [target for target in dict.fromkeys(table["target"]) if target != NO_TARGET]
     targets = targets or [NO_TARGET]  # none of the interventions follows a probe
-    run = describe_run(task, model, seed)
+    run = describe_measured(task, model, seed)
     figure, grid = panel_grid(
         2 * len(targets), len(targets), (5.6, 3.7), extra=(1.0, 0.8), run=run, sharex=True
     )
@@ -350,7 +351,7 @@ def plot_progress(
     names = list(dict.fromkeys(nearest["algorithm"]))
     shown = progress[progress["algorithm"].isin(names)]
     norm = LogNorm(max(shown["mean"].min(), 1e-6), shown["mean"].max())
-    run = describe_run(task, model, seed)
+    run = describe_measured(task, model, seed)
     figure, grid = panel_grid(len(names), len(names), (5.2, 4.3), extra=(1.2, 0.3), run=run)
     for axes, name in zip(grid, names, strict=True):
         tables = (table[table["algorithm"] == name] for table in (shown, nearest))

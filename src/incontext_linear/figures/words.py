@@ -135,6 +135,11 @@ def describe_run(task: TaskConfig, model: ModelConfig, seed: int) -> str:
     )
 
 
+def describe_measured(task: TaskConfig, model: ModelConfig, seed: int) -> str:
+    """As `describe_run`, of a figure with intervals: those of one training are over prompts."""
+    return f"{describe_run(task, model, seed)} · intervals over prompts"
+
+
 def describe_constructed(task: TaskConfig, seed: int) -> str:
     """As `describe_run`, of the network whose weights are set by hand."""
     return (
