@@ -11,7 +11,6 @@ from kedro.pipeline import Pipeline
 from incontext_linear import pipelines as packages
 
 
-
 def register_pipelines() -> dict[str, Pipeline]:
     """All pipelines by name; ``__default__`` runs those that need nothing but a fresh clone."""
     try:

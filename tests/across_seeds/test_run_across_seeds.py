@@ -10,8 +10,8 @@ from support.project import kedro as kedro_command
 from support.synthetic_sweep import BASELINES, mixture, write_variant
 
 from incontext_linear.config import TaskConfig
-from incontext_linear.database import ensure_database
 from incontext_linear.predictors import build_predictors
+from incontext_linear.runs.database import ensure_database
 from incontext_linear.tables import LEARNER
 from incontext_linear.tasks import draw_prompts
 
