@@ -79,8 +79,8 @@ def report_seeds_metrics(means: pd.DataFrame) -> MetricHistories:
     """
     metrics: MetricHistories = {}
     keys = ["point", "measure", "series"]
-    for (point, measure, series), rows in means.groupby(keys, sort=False):
-        name = "/".join(part for part in ("seeds", point, measure, series) if part)
+    for group, rows in means.groupby(keys, sort=False):
+        name = "/".join(part for part in ("seeds", *map(str, group)) if part)
         for statistic in ("mean", "sd", "low", "high"):
             history = metric_history(rows["position"], rows[statistic])
             if history:
