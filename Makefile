@@ -51,7 +51,8 @@ baseline: setup ## write the list of known type errors anew, once some are mende
 	$(BIN)/basedpyright --writebaseline
 
 viz: setup ## show the graph in kedro-viz
-	$(BIN)/kedro viz run
+	@echo "a box for each pipeline: http://127.0.0.1:4141/?types=task"
+	$(BIN)/kedro viz run --no-browser
 
 mlflow: setup ## show the runs in the MLflow UI
 	$(BIN)/kedro mlflow ui

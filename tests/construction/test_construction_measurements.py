@@ -161,7 +161,7 @@ def test_the_trace_holds_the_gradient_step_it_claims():
 def test_figures_are_drawn(sizes, errors, constants):
     assert len(figures.plot_sizes(sizes, ConstructionConfig()).axes) == 3
     assert len(figures.plot_errors(errors, ConstructionConfig()).axes) == 2
-    assert len(figures.plot_constants(constants).axes) == 6
+    assert len(figures.plot_constants(constants, ConstructionConfig()).axes) == 6
     drawn = figures.plot_hidden_matrix(trace_gradient_step(seed=0))
     assert [axes.get_title() != "" for axes in drawn.axes] == [True] * 8
     drawn.canvas.draw()

@@ -22,10 +22,10 @@ from incontext_linear.figures.style import (
     GRID,
     INK,
     MUTED,
-    PALETTE,
     legend_beside,
     panel_grid,
     prepare_axes,
+    styles,
 )
 from incontext_linear.figures.words import program_name
 
@@ -87,14 +87,18 @@ def plot_errors(errors: pd.DataFrame, construction: ConstructionConfig) -> Figur
     return figure
 
 
-def plot_constants(constants: pd.DataFrame) -> Figure:
+def plot_constants(constants: pd.DataFrame, construction: ConstructionConfig) -> Figure:
     """Relative error against each constant: a row a dtype, a curve a program, the chosen value
     marked.
     """
+    run = (
+        f"d = {construction.sweep_dim}, {construction.sweep_num_examples} examples · "
+        f"{construction.sweep_num_prompts} prompts"
+    )
     dtypes = list(dict.fromkeys(constants["dtype"]))
     shown = [(dtype, *labelled) for dtype in dtypes for labelled in AXIS_LABELS.items()]
     figure, panels = panel_grid(
-        len(shown), len(AXIS_LABELS), (3.9, 3.7), extra=(1.8, 0.3), sharey=True
+        len(shown), len(AXIS_LABELS), (3.9, 3.7), extra=(1.8, 0.3), run=run, sharey=True
     )
     for axes, (dtype, constant, label) in zip(panels, shown, strict=True):
         table = constants[(constants["dtype"] == dtype) & (constants["constant"] == constant)]
@@ -183,12 +187,9 @@ def _draw_matrix(axes: Axes, values: np.ndarray, before: np.ndarray | None) -> N
 
 
 def _curves(axes: Axes, table: pd.DataFrame, x: str, y: str) -> None:
-    looks = zip(MARKERS, PALETTE, (*DASHES, *DASHES), strict=False)
     programs = table.groupby("program", sort=False)
     # Later curves are thinner and dashed: those that coincide stay visible.
-    for place, ((marker, color, dash), (name, rows)) in enumerate(
-        zip(looks, programs, strict=False)
-    ):
+    for place, (marker, (name, rows)) in enumerate(zip(MARKERS, programs, strict=False)):
         axes.plot(
             rows[x],
             rows[y],
@@ -196,8 +197,8 @@ def _curves(axes: Axes, table: pd.DataFrame, x: str, y: str) -> None:
             marker=marker,
             markersize=6.5 - place,
             linewidth=2.2 - 0.3 * place,
-            color=color,
-            linestyle=dash,
+            color=styles([str(name)])[str(name)]["color"],
+            linestyle=(*DASHES, *DASHES)[place],
         )
 
 
@@ -214,7 +215,7 @@ def main() -> None:
         "hidden_matrix": plot_hidden_matrix(measurements.trace_gradient_step(seed=0)),
         "sizes": plot_sizes(measurements.size_table(config), config),
         "errors": plot_errors(measurements.error_table(config, seed=0), config),
-        "constants": plot_constants(measurements.constants_table(config, seed=0)),
+        "constants": plot_constants(measurements.constants_table(config, seed=0), config),
     }
     for name, figure in figures.items():
         figure.savefig(folder / f"construction_{name}.png", dpi=150)

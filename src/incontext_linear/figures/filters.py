@@ -128,11 +128,14 @@ def _draw_layer(
 
 
 def _finish(figure: Figure, shown: Sequence[Axes], title: str) -> None:
+    columns = max(1, int(figure.get_figwidth() // 3))  # labels as wide as a panel
     figure.supylabel("f(s)", fontsize=10, color=MUTED)
     handles, labels = shown[-1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", frameon=False, fontsize=9, ncols=5)
+    figure.legend(
+        handles, labels, loc="outside lower center", frameon=False, fontsize=9, ncols=columns
+    )
     note = (
-        "Families have a fitted factor; ×: their squared error on held-out prompts, over that of "
+        "Families have a fitted factor; ×: their squared error on held-out prompts,\nover that of "
         "the best filter of any shape"
     )
     lines = "\n".join(filter(None, (title, note)))

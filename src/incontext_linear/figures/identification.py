@@ -27,7 +27,11 @@ def pooled(distances: pd.DataFrame) -> pd.DataFrame:
 
 
 def plot_identification(
-    distances: pd.DataFrame, domain: pd.DataFrame, candidate: str, limit: float = 0.01
+    distances: pd.DataFrame,
+    domain: pd.DataFrame,
+    candidate: str,
+    limit: float = 0.01,
+    run: str = "",
 ) -> Figure:
     """Left: where the candidate explains the learner. Right: every candidate, shift by shift.
 
@@ -36,11 +40,14 @@ def plot_identification(
         domain: as `domain_of_validity` gives it; its shifts are the rows.
         candidate: whose domain is drawn.
         limit: share left unexplained up to which the candidate counts as valid.
+        run: which run, seed or size is shown.
     """
     table = pooled(distances)
     shifts = [name for name in domain["shift"] if name in set(table["shift"])]
     figure = Figure(figsize=(15, 0.36 * len(shifts) + 2.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(5, 6))
+    if run:
+        figure.suptitle(run, x=0.995, ha="right", fontsize=8, color=MUTED)
     _domain(left, table[table["candidate"] == candidate], shifts, candidate, limit)
     image = _map(right, table, shifts)
     figure.colorbar(image, ax=right, label="distance to the learner, share of Var(y)", shrink=0.8)
@@ -132,7 +139,7 @@ def hardest(table: pd.DataFrame, shifts: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
-def plot_shift_curves(distances: pd.DataFrame, num_candidates: int = 5) -> Figure:
+def plot_shift_curves(distances: pd.DataFrame, num_candidates: int = 5, run: str = "") -> Figure:
     """Distance to the candidates nearest at home against the strength of each shift."""
     table = distances[distances["strength"].notna()]
     home = pooled(distances[distances["shift"] == HOME])
@@ -150,7 +157,7 @@ def plot_shift_curves(distances: pd.DataFrame, num_candidates: int = 5) -> Figur
         rows = shown[shown["shift"] == shift].rename(columns={"distance": "mean"})
         draw_curves(axes, rows.sort_values("strength"), "strength", "candidate")
         axes.set_yscale("log")
-        prepare_axes(axes, shift_name(shift), "strength", "share of Var(y)")
+        prepare_axes(axes, shift_name(shift), "strength of the shift", "SPD / Var(y)")
     for axes in grid[len(shifts) :]:
         axes.remove()
     handles, labels = grid[0].get_legend_handles_labels()
@@ -161,5 +168,6 @@ def plot_shift_curves(distances: pd.DataFrame, num_candidates: int = 5) -> Figur
         ncols=num_candidates,
         frameon=False,
     )
-    figure.suptitle(f"How far the learner is from each candidate, k = {middle}", color=MUTED)
+    what = f"How far the learner is from each candidate, k = {middle}"
+    figure.suptitle(f"{what} · {run}" if run else what, fontsize=10, color=MUTED)
     return figure

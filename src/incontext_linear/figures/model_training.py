@@ -4,8 +4,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from incontext_linear.config import ModelConfig, TaskConfig
-from incontext_linear.figures.style import PALETTE, panel_grid, prepare_axes
+from incontext_linear.figures.style import panel_grid, prepare_axes, styles
 from incontext_linear.figures.words import describe_run
+from incontext_linear.tables import LEARNER
 from incontext_linear.training.loop import reporting_prefix
 
 
@@ -22,8 +23,9 @@ def plot_history(
         "loss": "training loss (mean over k)",
         "spd_to_ols": f"SPD to least squares, k = {reporting_prefix(task)}",
     }
-    for color, (column, label) in zip(PALETTE, curves.items(), strict=False):
-        axes.plot(history["step"], history[column], color=color, label=label)
+    looks = styles([LEARNER, "ols"]).values()
+    for look, (column, label) in zip(looks, curves.items(), strict=True):
+        axes.plot(history["step"], history[column], label=label, **look)
     axes.set_yscale("log")
     prepare_axes(axes, "Training", "step", "mean square")
     axes.legend(frameon=False, fontsize=9)

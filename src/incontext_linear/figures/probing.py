@@ -23,6 +23,7 @@ from incontext_linear.figures.style import (
     draw_curves,
     layer_axis,
     legend_below,
+    legend_beside,
     log_scale,
     panel_grid,
     prepare_axes,
@@ -68,7 +69,7 @@ def plot_probe_scores(
         layer_axis(axes)
         axes.axhline(1.0, color=MUTED, linewidth=0.9, linestyle=":")
         prepare_axes(axes, f"{readout_name(kind, units)}, k = {seen}", LAYER, LEFT_OF_VARIANCE)
-    grid[0].legend(frameon=False, fontsize=9)
+    legend_beside(figure, grid[0])
     return figure
 
 
@@ -232,7 +233,7 @@ def plot_selectivity(
         layer_axis(axes)
         title = f"{readout_name(*keys[:2])}, k = {keys[2]}"
         prepare_axes(axes, title, LAYER, "selectivity (share of variance)")
-    grid[0].legend(frameon=False, fontsize=9)
+    legend_beside(figure, grid[0])
     return figure
 
 
@@ -290,7 +291,7 @@ def plot_calibration(
         draw_curve(read, curve, "layer", look, target_name(target), ERROR)
     prepare_axes(read, "what a linear probe leaves", "", LEFT_OF_VARIANCE)
     read.set_ylim(bottom=0)
-    read.legend(frameon=False, fontsize=9)
+    read.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1.1), ncols=2)
     shown = causality[~causality["method"].str.endswith(RANDOM)]
     shown = shown.assign(**shown[["low", "high"]].where(shown["method"] != "minimal_edit"))
     for axes, target in zip(moved, targets, strict=True):
@@ -359,7 +360,7 @@ def plot_progress(
         title = f"{program_name(name)}, k = {longest}"
         prepare_axes(axes, title, "steps m", LAYER)
         axes.grid(visible=False)
-    grid[0].legend(fontsize=9, loc="upper left")
+    legend_below(figure, grid[0])
     figure.colorbar(image, ax=grid, label="SPD / variance of the labels")
     return figure
 

@@ -51,6 +51,7 @@ _LOOKS: dict[str, tuple[str, Any]] = {
     "heavy_ball": ("#1b9e9e", DASHES[1]),
     "chebyshev": ("#0b5f66", DASHES[2]),
     "richardson": ("#7dbf9a", DASHES[1]),
+    "gradient_step": ("#8fdcc2", DASHES[0]),
     "newton": (PALETTE[7], DASHES[2]),
     "conjugate_gradients": ("#a6328c", DASHES[2]),
     "knn": (PALETTE[3], DASHES[0]),
@@ -70,7 +71,6 @@ _SAME = {
     "moment": "averaging",  # the weights of averaging are Xᵀy over a number
     "gradient_descent": "gd",
     "gradient_flow": "gd",
-    "gradient_step": "gd",
     "one_pass_sgd": "sgd",
     "iterative_newton": "newton",
     "newton_start": "newton",

@@ -50,7 +50,12 @@ def create_pipeline(**kwargs) -> Pipeline:
             "construction_error_figure",
             name="draw_errors",
         ),
-        node(plot_constants, constants, "construction_constant_figure", name="draw_constants"),
+        node(
+            plot_constants,
+            [constants, "params:construction"],
+            "construction_constant_figure",
+            name="draw_constants",
+        ),
         node(
             plot_hidden_matrix,
             trace,

@@ -11,9 +11,10 @@ from incontext_linear.comparison.identification import (
     IdentificationConfig,
     identify,
 )
-from incontext_linear.config import resolve_device
+from incontext_linear.config import ModelConfig, TaskConfig, resolve_device
 from incontext_linear.figures.filters import plot_layer_filters
 from incontext_linear.figures.identification import plot_identification, plot_shift_curves
+from incontext_linear.figures.words import describe_run
 from incontext_linear.learner import Learner, Transformer
 from incontext_linear.learner.devices import on_device
 from incontext_linear.tables import MetricHistories, metric_history
@@ -89,7 +90,9 @@ def tell_verdict(
     return "\n\n".join(words) + "\n", tags, metrics
 
 
-def draw_identification(found: dict[str, Identification]) -> Figure:
+def draw_identification(
+    found: dict[str, Identification], task: TaskConfig, model: ModelConfig, seed: int
+) -> Figure:
     """Where the verdict's candidate explains the learner, and every candidate shift by shift."""
     result = found[LEARNER]
     return plot_identification(
@@ -97,12 +100,16 @@ def draw_identification(found: dict[str, Identification]) -> Figure:
         result.verdict.domain,
         result.verdict.reference,
         1 - result.verdict.thresholds.explained,
+        describe_run(task, model, seed),
     )
 
 
-def draw_shift_curves(found: dict[str, Identification]) -> Figure:
+def draw_shift_curves(
+    found: dict[str, Identification], task: TaskConfig, model: ModelConfig, seed: int
+) -> Figure:
     """Distances to the nearest candidates against the strength of every shift."""
-    return plot_shift_curves(found[LEARNER].distances)
+    run = describe_run(task, model, seed)
+    return plot_shift_curves(found[LEARNER].distances, run=run)
 
 
 def measure_filters(
@@ -115,6 +122,7 @@ def measure_filters(
     return found, found.bins, found.scores, found.shares
 
 
-def draw_filters(found: LayerFilters) -> Figure:
+def draw_filters(found: LayerFilters, task: TaskConfig, model: ModelConfig, seed: int) -> Figure:
     """The filters, layer by layer, and the families fitted to them."""
-    return plot_layer_filters(found.bins, found.curves, found.scores, found.shares)
+    tables = found.bins, found.curves, found.scores, found.shares
+    return plot_layer_filters(*tables, title=describe_run(task, model, seed))

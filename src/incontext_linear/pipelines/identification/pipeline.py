@@ -15,6 +15,7 @@ from incontext_linear.pipelines.identification.nodes import (
 )
 
 _SETTINGS = ["params:identification", "params:seed", "params:device"]
+_RUN = ["params:task", "params:model", "params:seed"]
 
 
 def create_pipeline(**kwargs) -> Pipeline:
@@ -43,13 +44,13 @@ def create_pipeline(**kwargs) -> Pipeline:
         ),
         node(
             draw_identification,
-            "identifications",
+            ["identifications", *_RUN],
             "identification_figure",
             name="draw_identification",
         ),
         node(
             draw_shift_curves,
-            "identifications",
+            ["identifications", *_RUN],
             "shift_figure",
             name="draw_shift_curves",
         ),
@@ -59,7 +60,7 @@ def create_pipeline(**kwargs) -> Pipeline:
             ["layer_filters", "filter_bins", "filter_scores", "filter_shares"],
             name="measure_filters",
         ),
-        node(draw_filters, "layer_filters", "filter_figure", name="draw_filters"),
+        node(draw_filters, ["layer_filters", *_RUN], "filter_figure", name="draw_filters"),
     ]
     control = probing.create_pipeline().to_outputs("control_learner")
     return Pipeline(
