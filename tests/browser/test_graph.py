@@ -9,6 +9,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -68,7 +69,7 @@ def wait_for(address: str, server: subprocess.Popen) -> None:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator["webdriver.Chrome"]:
+def browser() -> Iterator[Any]:
     options = webdriver.ChromeOptions()
     options.binary_location = str(BROWSER)
     for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1600,1000"):
@@ -78,7 +79,7 @@ def browser() -> Iterator["webdriver.Chrome"]:
     driver.quit()
 
 
-def opened(browser: "webdriver.Chrome", address: str, *texts: str) -> str:
+def opened(browser: Any, address: str, *texts: str) -> str:
     """Open a page, wait until it shows the texts, and return all that it shows."""
     browser.get(address)
     body = (By.TAG_NAME, "body")
@@ -87,7 +88,7 @@ def opened(browser: "webdriver.Chrome", address: str, *texts: str) -> str:
     return browser.find_element(*body).text
 
 
-def drawn(browser: "webdriver.Chrome") -> set[str]:
+def drawn(browser: Any) -> set[str]:
     """Names of the nodes in the drawing, once it is there."""
     nodes = (By.CSS_SELECTOR, "g.pipeline-node text")
     WebDriverWait(browser, SECONDS).until(lambda page: page.find_elements(*nodes))
