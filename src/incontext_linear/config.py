@@ -6,11 +6,13 @@ parameter is an error instead of a silent default.
 
 import importlib
 import inspect
+import math
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -27,14 +29,34 @@ if TYPE_CHECKING:
 # Python.
 Int = Annotated[int, Strict()]
 Float = Annotated[float, Strict()]
-PositiveInt = Annotated[Int, Field(gt=0)]
-NonNegativeInt = Annotated[Int, Field(ge=0)]
+# NumPy and PyTorch count no further in places; nothing that is counted here comes near.
+MOST = 2**31 - 1
+PositiveInt = Annotated[Int, Field(gt=0, le=MOST)]
+NonNegativeInt = Annotated[Int, Field(ge=0, le=MOST)]
 PositiveFloat = Annotated[Float, Field(gt=0)]
 NonNegativeFloat = Annotated[Float, Field(ge=0)]
+# Of numbers that enter a computation in float32, whose range ends near 1e38: their squares fit.
+ModerateFloat = Annotated[Float, Field(ge=1e-15, le=1e15)]
+SizedFloat = Annotated[Float, Field(ge=0, le=1e15)]
 Fraction = Annotated[Float, Field(ge=0.0, le=1.0)]
 OpenFraction = Annotated[Float, Field(gt=0.0, lt=1.0)]
 Bool = StrictBool
 Device = Literal["auto", "cpu", "cuda"]
+
+
+def _each_once(values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+    twice = [value for n, value in enumerate(values or ()) if value in (values or ())[:n]]
+    if twice:
+        raise ValueError(f"{twice[0]!r} is given twice; allowed: each value once")
+    return values
+
+
+Distinct = AfterValidator(_each_once)
+"""Annotates a tuple whose values each name something of their own: a layer, a target, a curve."""
+
+
+class MeasurementError(ValueError):
+    """There is nothing to measure, for reasons that lie in the parameters; one line says which."""
 
 
 class Config(BaseModel):
@@ -77,12 +99,21 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+NO_EFFECT = frozenset({"checkpoint_every", "compile", "own_kernels", "cuda_graph"})
+"""Training parameters that the result does not depend on."""
+
+
 class DistributionConfig(Config):
     """One component: ``scale * z + shift`` with z standard normal, or uniform on [0, 1)."""
 
     kind: Literal["normal", "uniform"] = "normal"
-    scale: NonNegativeFloat = 1.0
-    shift: Float = 0.0
+    scale: SizedFloat = 1.0
+    shift: Annotated[Float, Field(ge=-1e15, le=1e15)] = 0.0
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether it gives nothing but 0."""
+        return self.scale == 0 and self.shift == 0
 
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
@@ -127,7 +158,7 @@ class TaskConfig(Config):
 
     dim: PositiveInt = 8
     num_examples: PositiveInt = 40
-    noise_std: NonNegativeFloat = 0.0
+    noise_std: SizedFloat = 0.0
     inputs: Mixture = (DistributionConfig(),)
     weights: Mixture = (DistributionConfig(),)
     pool_size: PositiveInt | None = None
@@ -154,6 +185,12 @@ class TaskConfig(Config):
         return (sum(moments) / len(moments)) ** 0.5
 
 
+def _divisors(number: int) -> list[int]:
+    """All divisors, in order, in some √number steps."""
+    small = [m for m in range(1, math.isqrt(number) + 1) if number % m == 0]
+    return sorted({*small, *(number // m for m in small)})
+
+
 class ModelConfig(Config):
     """Shape of the in-context learner. The defaults are the paper's."""
 
@@ -166,10 +203,9 @@ class ModelConfig(Config):
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "ModelConfig":
         if self.width % self.num_heads:
-            divisors = [m for m in range(1, self.width + 1) if self.width % m == 0]
             raise ValueError(
                 f"num_heads={self.num_heads} does not divide width={self.width}; "
-                f"allowed numbers of heads: {', '.join(map(str, divisors))}"
+                f"allowed numbers of heads: {', '.join(map(str, _divisors(self.width)))}"
             )
         return self
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 from kedro.io import AbstractDataset, DatasetError
-from kedro_datasets._typing import PlotlyPreview
+from kedro_datasets._typing import PlotlyPreview, TablePreview
 from kedro_datasets.matplotlib import MatplotlibDataset
 from kedro_datasets.pandas import CSVDataset, ParquetDataset
 from kedro_datasets_experimental.safetensors import SafetensorsDataset
@@ -25,7 +26,12 @@ from torch import Tensor
 
 from incontext_linear.files import read_json, replace_atomically, write_text
 from incontext_linear.learner.saved import Learner, load_learner, save_learner
-from incontext_linear.tables import MetricHistories
+from incontext_linear.tables import (
+    MetricHistories,
+    Predictions,
+    read_predictions,
+    write_predictions,
+)
 from incontext_linear.training.checkpoints import CheckpointStore
 from incontext_linear.training.snapshots import SnapshotStore
 
@@ -241,6 +247,28 @@ class CurvesDataset(AtomicParquetDataset):
         table = self.load()
         drawn = table[table[self._chart["x"]] > 0]  # at k = 0 all predict close to 0
         return PlotlyPreview(json.loads(curves([Panel(drawn, **self._chart)]).to_json() or ""))
+
+
+class PredictionsDataset(AtomicParquetDataset):
+    """Predictions (B, n) by predictor, in memory tensors; on disk the tidy Parquet table, which is
+    written and read in pieces: as a whole it takes many times the tensors' memory.
+
+    Arguments as of `AtomicParquetDataset`.
+    """
+
+    def load(self) -> dict[str, Tensor]:
+        """The tensors, float64, in the table's order."""
+        return read_predictions(Path(self._get_load_path()))
+
+    def save(self, data: Predictions) -> None:
+        """Write to a file beside the target, which then takes its place."""
+        replace_atomically(Path(self._filepath), lambda path: write_predictions(path, data))
+
+    def preview(self, nrows: int = 5) -> TablePreview:
+        """The first rows, for kedro-viz, of the first piece alone."""
+        with pq.ParquetFile(self._get_load_path()) as file:
+            batch = next(file.iter_batches(nrows))
+        return TablePreview(batch.to_pandas().to_dict(orient="split"))
 
 
 class AtomicCSVDataset(CSVDataset):

@@ -28,6 +28,7 @@ from incontext_linear.environment import (
 from incontext_linear.parameters import ParameterError, Parameters
 from incontext_linear.progress import training_progress
 from incontext_linear.runs.interrupts import interruptible
+from incontext_linear.sizes import SizeError, check_sizes
 from incontext_linear.training import train
 from incontext_linear.training.processes import process_group
 
@@ -37,6 +38,7 @@ def run(project: Path, env: str | None, runtime_parameters: dict[str, Any] | Non
     catalog.
     """
     parameters, catalog = read_environment(project, env, runtime_parameters)
+    check_sizes(parameters, ["train_learner"])
     with interruptible(), _sole_run(environment_data(project, env)):
         _train(parameters, catalog)
 
@@ -73,7 +75,7 @@ def main() -> None:
         run(Path.cwd(), arguments.env, _split_params(None, None, arguments.params))
     except click.ClickException as error:
         raise SystemExit(f"Error: {error.message}") from None
-    except (ConfigurationError, ParameterError) as error:
+    except (ConfigurationError, ParameterError, SizeError) as error:
         raise SystemExit(f"Error: {error}") from None
 
 

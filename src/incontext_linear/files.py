@@ -19,6 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from incontext_linear.config import NO_EFFECT
+
 FORMAT = 2
 """Of the header. Raised when an older version of this project could not read what is written, or
 when a reader may rely on more: from 2 on there is a checksum, and a file without it is damaged.
@@ -162,6 +164,14 @@ def _checksum(tensors: dict[str, Tensor], description: dict[str, Any]) -> str:
 
 def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def recipe_fingerprint(
+    task: dict[str, Any], model: dict[str, Any], training: dict[str, Any], seed: int
+) -> str:
+    """Names a training by all that its result depends on, not by compilation or checkpoints."""
+    numerics = {name: value for name, value in training.items() if name not in NO_EFFECT}
+    return fingerprint(task, model, numerics, seed)
 
 
 def fingerprint(*configs: Any) -> str:

@@ -17,6 +17,7 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
 from incontext_linear import pipelines
+from incontext_linear.config import MeasurementError
 from incontext_linear.environment import (
     ConfigurationError,
     data_folder,
@@ -28,13 +29,14 @@ from incontext_linear.learner.saved import check_same_shape
 from incontext_linear.parameters import ParameterError, check_parameters
 from incontext_linear.phase_diagram.variants import PhaseDiagramError
 from incontext_linear.progress import announce
+from incontext_linear.rehearsal import rehearse
 from incontext_linear.runs.locks import LOCK_FILE, holds
 from incontext_linear.runs.session import VARIANT_IS_SET
 from incontext_linear.training import TrainingDivergedError
 
 logger = logging.getLogger(__name__)
 
-SELF_EXPLANATORY = (PhaseDiagramError, TrainingDivergedError, UnreadableFileError)
+SELF_EXPLANATORY = (MeasurementError, PhaseDiagramError, TrainingDivergedError, UnreadableFileError)
 """Errors of nodes that are not the project's but of what was asked of it."""
 
 
@@ -90,6 +92,11 @@ class ProjectChecks:
             # A session of Kedro's own class, made in a program: ours holds the lock already.
             self._lock.enter_context(sole_run(self._data))
         self._check_inputs_exist(run_params, pipeline, catalog)
+        try:
+            names = [node.name for node in pipeline.nodes]
+            rehearse(self._parameters, names, pipeline.datasets())
+        except ValueError as error:
+            raise click.ClickException(f"The parameters are not valid:\n{error}") from None
         if "learner" in pipeline.inputs():
             self._check_learner(catalog)
 

@@ -5,6 +5,7 @@ name the parameter by its dotted name, what was given, and what is allowed.
 """
 
 import json
+import posixpath
 import re
 from typing import Any, get_args
 
@@ -12,8 +13,11 @@ from pydantic import BaseModel, NonNegativeInt, ValidationError
 
 from incontext_linear.across_seeds.config import AcrossSeedsConfig
 from incontext_linear.comparison.config import ComparisonConfig
+from incontext_linear.comparison.families import build_families
 from incontext_linear.comparison.identification import IdentificationConfig
+from incontext_linear.comparison.shifts import build_shifts
 from incontext_linear.config import (
+    MOST,
     Config,
     DataGenerationConfig,
     Device,
@@ -39,6 +43,9 @@ from incontext_linear.training.recipe import Recipe
 class ParameterError(ValueError):
     """One or more parameters are unknown, of the wrong type, or out of range."""
 
+
+LONGEST_NAME = 200
+"""Of a baseline; MLflow's metrics, which have it at their end, have at most 250 letters."""
 
 AxisValue = bool | int | float | str | None
 """What a parameter may be along an axis of a sweep."""
@@ -118,15 +125,21 @@ def _check_baselines(baselines: Baselines, task: TaskConfig) -> list[str]:
         problems.append(f"baselines.{LEARNER}: this name is the learner's own; allowed: any other")
     problems += [
         f"baselines.{name}: MLflow cannot take this name; allowed: letters, digits and _ - . / and "
-        "spaces"
+        f"spaces, at most {LONGEST_NAME}, and no path that leads out of its folder"
         for name in baselines.active
-        if not re.fullmatch(r"[A-Za-z0-9_\-./ ]+", name)
+        if not _is_metric_name(name)
     ]
     try:
         baselines.build(task)
     except (ValueError, TypeError) as error:
         problems.append(f"baselines: {error}")
     return problems
+
+
+def _is_metric_name(name: str) -> bool:
+    """Whether MLflow, and a folder, can take it."""
+    plain = re.fullmatch(r"[A-Za-z0-9_\-./ ]+", name) and len(name) <= LONGEST_NAME
+    return bool(plain) and name == posixpath.normpath(name) and not name.startswith((".", "/"))
 
 
 def _own_errors(error: ValidationError) -> list[dict[str, Any]]:
@@ -177,6 +190,9 @@ def _schema_of(annotation: Any) -> type[BaseModel] | None:
 def _cross_check(parameters: Parameters) -> list[str]:
     task, model, probing = parameters.task, parameters.model, parameters.probing
     comparison, generation = parameters.comparison, parameters.data_generation
+    problems = _check_task(task, "task")
+    if problems:  # what is built from such a task would fail as well
+        return problems
     problems = _check_probing(probing, task, model, generation)
     if comparison.num_queries <= task.dim:
         problems.append(
@@ -189,17 +205,16 @@ def _cross_check(parameters: Parameters) -> list[str]:
             "most "
             f"data_generation.num_evaluation_prompts, which is {generation.num_evaluation_prompts}"
         )
-    return [
-        *problems,
-        *_check_evaluation(parameters),
-        *_check_baselines(parameters.baselines, task),
-        *_check_dynamics(parameters),
-    ]
+    if task.pool_size is not None:  # what is built only to be checked needs no large one
+        task = task.model_copy(update={"pool_size": 1})
+    problems += _check_evaluation(parameters) + _check_baselines(parameters.baselines, task)
+    problems += _check_identification(parameters.identification, task)
+    return problems + _check_dynamics(parameters, task)
 
 
-def _check_dynamics(parameters: Parameters) -> list[str]:
+def _check_dynamics(parameters: Parameters, task: TaskConfig) -> list[str]:
     allowed = [*parameters.baselines.active]
-    if parameters.task.pool_size is not None:
+    if task.pool_size is not None:
         allowed.append(DISCRETE)
     wrong = [name for name in parameters.dynamics.plane or () if name not in allowed]
     problems = [
@@ -207,20 +222,61 @@ def _check_dynamics(parameters: Parameters) -> list[str]:
         for name in wrong
     ]
     try:
-        training_families(parameters.task, parameters.dynamics.families)
+        training_families(task, parameters.dynamics.families)
     except ValueError as error:
         problems.append(f"dynamics.families: {error}")
     return problems
 
 
+def _check_task(task: TaskConfig, name: str) -> list[str]:
+    """Refuse prompts in which there is nothing to predict."""
+    problems = []
+    if task.num_examples < 2:
+        problems.append(
+            f"{name}.num_examples: {task.num_examples} given, which leaves no example before a "
+            "prediction; allowed: at least 2"
+        )
+    if (task.pool_size or 0) * task.dim > MOST:
+        problems.append(
+            f"{name}.pool_size: {task.pool_size} vectors of task.dim={task.dim} given; allowed: at "
+            f"most {MOST // task.dim}"
+        )
+    if all(component.is_zero for component in task.inputs):
+        problems.append(f"{name}.inputs: all inputs are 0; allowed: a scale or a shift that is not")
+    if all(component.is_zero for component in task.weights) and task.noise_std == 0:
+        problems.append(
+            f"{name}.weights: all labels are 0, since there is no noise either; allowed: a scale "
+            "or a shift that is not 0"
+        )
+    return problems
+
+
+def _check_identification(settings: IdentificationConfig, task: TaskConfig) -> list[str]:
+    name, problems = "identification", []
+    try:
+        build_shifts(settings.shifts)
+    except (ValueError, TypeError) as error:
+        problems.append(f"{name}.shifts: {error}")
+    try:
+        families = build_families(task, settings.families)
+    except (ValueError, TypeError) as error:
+        return [*problems, f"{name}.families: {error}"]
+    if len(families) < 2 or not any(family.grids for family in families):
+        problems.append(
+            f"{name}.families: {[family.name for family in families]} are left; allowed: at least "
+            "two, one of them with free numbers"
+        )
+    return problems
+
+
 def _check_evaluation(parameters: Parameters) -> list[str]:
     try:
-        parameters.evaluation.over(parameters.task)
+        task = parameters.evaluation.over(parameters.task)
     except ValidationError as error:
         return [f"evaluation.task.{_explain(problem)}" for problem in error.errors()]
     except ValueError as error:
         return [str(error)]
-    return []
+    return _check_task(task, "evaluation.task") if parameters.evaluation.task else []
 
 
 def _check_probing(
@@ -232,6 +288,13 @@ def _check_probing(
             f"probing.num_prompts: {probing.num_prompts} given; allowed: at most "
             f"data_generation.num_probing_prompts, which is {generation.num_probing_prompts}"
         )
+    most = probing.num_prompts or generation.num_probing_prompts
+    for name, num_prompts in (("", most), ("calibration.", probing.calibration.num_prompts)):
+        try:
+            probing.fit.split_sizes(min(most, num_prompts))
+        except ValueError as error:
+            problems.append(f"probing.{name}num_prompts: {error}")
+            break
     missing = [layer for layer in probing.layers or () if layer > model.num_layers]
     if missing:
         problems.append(
@@ -241,7 +304,7 @@ def _check_probing(
     too_long = [
         seen for seen in probing.context_lengths if seen is not None and seen >= task.num_examples
     ]
-    if too_long:
+    if too_long and task.num_examples > 1:
         problems.append(
             f"probing.context_lengths: {too_long} examples are never all seen before a prediction; "
             f"allowed: 1 to {task.num_examples - 1} (task.num_examples is {task.num_examples})"

@@ -3,7 +3,8 @@ metrics.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,11 @@ from torch import Tensor
 
 LEARNER = "transformer"
 """What tables, figures and metrics call the learner."""
+
+Predictions = Mapping[str, Tensor]
+"""Predictions (B, n) by predictor."""
+
+_ROWS = 2**20  # of a tidy table in memory at once
 
 MetricHistory = list[dict[str, int | float]]
 """A metric's points, ``[{"step": 0, "value": 0.5}, …]``."""
@@ -26,15 +32,20 @@ def rows_of(table: pd.DataFrame) -> Iterator[Any]:
     return iter(table.itertuples(index=False))
 
 
-def tidy_predictions(predictor: str, predictions: Float[Tensor, "batch example"]) -> pd.DataFrame:
-    """Lay predictions (B, n) out as rows: predictor, prompt, examples_seen, prediction."""
+def tidy_predictions(
+    predictor: str, predictions: Float[Tensor, "batch example"], first_prompt: int = 0
+) -> pd.DataFrame:
+    """Lay predictions (B, n) out as rows: predictor, prompt, examples_seen, prediction.
+
+    Prompts are numbered from ``first_prompt``.
+    """
     num_prompts, num_examples = predictions.shape
     return pd.DataFrame(
         {
             "predictor": pd.Categorical.from_codes(
                 np.zeros(predictions.numel(), dtype=int), [predictor]
             ),
-            "prompt": np.repeat(np.arange(num_prompts), num_examples),
+            "prompt": np.repeat(first_prompt + np.arange(num_prompts), num_examples),
             "examples_seen": np.tile(np.arange(num_examples), num_prompts),
             "prediction": predictions.detach().double().cpu().numpy().ravel(),
         }
@@ -51,6 +62,63 @@ def predictions_by_name(table: pd.DataFrame) -> dict[str, Float[Tensor, "batch e
         )
         for name, rows in table.groupby("predictor", sort=False)
     }
+
+
+def write_predictions(path: Path, predictions: Predictions) -> None:
+    """Write the tidy table of all predictors as Parquet, no more than a piece of it in memory."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    writer = None
+    try:
+        for piece in _pieces(predictions):
+            table = pa.Table.from_pandas(piece, preserve_index=False)
+            writer = writer or pq.ParquetWriter(path, table.schema)
+            writer.write_table(table)
+    finally:
+        if writer:
+            writer.close()
+
+
+def _pieces(predictions: Predictions) -> Iterator[pd.DataFrame]:
+    """The tidy table, predictor after predictor, some prompts at a time."""
+    for name, values in predictions.items():
+        size = max(1, _ROWS // max(1, values.shape[1]))
+        for start in range(0, len(values), size):
+            yield tidy_predictions(name, values[start : start + size], start)
+
+
+def read_predictions(path: Path) -> dict[str, Float[Tensor, "batch example"]]:
+    """What `write_predictions` wrote, float64, row group after row group.
+
+    A tidy table of predictions that was written whole is read as well, whatever its order; a
+    prediction that it lacks is NaN.
+    """
+    import pyarrow.parquet as pq
+
+    names = ["predictor", "prompt", "examples_seen", "prediction"]
+    found: dict[str, Tensor] = {}
+    with pq.ParquetFile(path, read_dictionary=names[:1]) as file:
+        shape = [_largest(file, column) + 1 for column in names[1:3]]
+        for batch in file.iter_batches(_ROWS, columns=names):
+            predictors, *columns = (batch.column(name) for name in names)
+            prompt, seen, values = (
+                torch.tensor(column.to_numpy(zero_copy_only=False)) for column in columns
+            )
+            codes = torch.tensor(predictors.indices.to_numpy())
+            for code in codes.unique().tolist():
+                name, rows = predictors.dictionary[code].as_py(), codes == code
+                if name not in found:
+                    found[name] = torch.full(shape, math.nan, dtype=torch.float64)
+                found[name][prompt[rows], seen[rows]] = values[rows]
+    return found
+
+
+def _largest(file: Any, column: str) -> int:
+    """The largest value of an integer column, as a Parquet file's own statistics have it."""
+    place = file.schema_arrow.get_field_index(column)
+    groups = (file.metadata.row_group(group) for group in range(file.num_row_groups))
+    return max(group.column(place).statistics.max for group in groups)
 
 
 def metric_history(steps: Iterable[int], values: Iterable[int | float]) -> MetricHistory:

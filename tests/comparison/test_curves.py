@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 import torch
 
+from incontext_linear.comparison import curves
 from incontext_linear.comparison.config import ComparisonConfig
 from incontext_linear.comparison.curves import (
     describe_nearest,
@@ -13,7 +14,7 @@ from incontext_linear.comparison.curves import (
 )
 from incontext_linear.config import BootstrapConfig, TaskConfig
 from incontext_linear.predictors import Baselines, GradientDescent, OrdinaryLeastSquares
-from incontext_linear.tables import LEARNER, tidy_predictions
+from incontext_linear.tables import LEARNER
 from incontext_linear.tasks import draw_prompts
 
 TASK = TaskConfig(dim=2, num_examples=7)
@@ -29,7 +30,7 @@ BASELINES = Baselines(
 @pytest.fixture(scope="module")
 def learner():
     predictions = OrdinaryLeastSquares()(PROMPTS["xs"], PROMPTS["ys"])
-    return tidy_predictions(LEARNER, predictions)
+    return {LEARNER: predictions}
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def test_what_grows_beyond_all_size_is_marked_as_diverged_where_it_does(learner,
 
 
 def test_a_difference_that_is_not_a_number_has_diverged(learner, others):
-    broken = others.assign(prediction=others["prediction"].where(others["predictor"] != "ols"))
+    broken = others | {"ols": torch.full_like(others["ols"], float("nan"))}
     table = spd_curves(learner, broken, PROMPTS, CONFIG, 0)
     assert table.loc[table["predictor"] == "ols", "diverged"].all()
 
@@ -116,7 +117,15 @@ def test_an_untrained_learner_is_nearest_to_predicting_zero():
         zero={"type": "FirstExamples", "num_examples": 0},
         gd_1={"type": "GradientDescent", "step_size": 0.02, "num_steps": 1},
     )
-    nothing = tidy_predictions(LEARNER, 1e-3 * torch.randn(30, 7))
+    nothing = {LEARNER: 1e-3 * torch.randn(30, 7)}
     spd = spd_curves(nothing, predict_with_baselines(PROMPTS, baselines, TASK), PROMPTS, CONFIG, 0)
     assert "nearest to zero" in describe_nearest(spd, PROMPTS)
     assert np.isfinite(spd["mean"]).all()
+
+
+def test_prompts_taken_in_parts_get_the_predictions_of_all_at_once(others, monkeypatch):
+    monkeypatch.setattr(curves, "PROMPTS_AT_ONCE", 7)
+    parts = predict_with_baselines(PROMPTS, BASELINES, TASK)
+    assert list(parts) == list(others) == ["ols", "wild"]
+    for name, values in others.items():
+        torch.testing.assert_close(parts[name], values)

@@ -108,6 +108,20 @@ def test_a_header_that_says_something_else_than_the_weights_is_refused(path, des
     refused(path)
 
 
+def test_a_learner_says_which_recipe_trained_it_and_is_refused_if_it_is_another(tmp_path):
+    path = tmp_path / "learner.safetensors"
+    save_learner(path, train(RECIPE, "cpu"))
+    _, description = read_tensors(path)
+    assert description["fingerprint"] == RECIPE.fingerprint
+    assert load_learner(path).record == description["record"]
+    rewrite(path, record=description["record"] | {"seed": 1})
+    assert "its fingerprint is not that of the recipe" in refused(path)
+    rewrite(path, fingerprint=dataclasses.replace(RECIPE, seed=1).fingerprint)
+    assert load_learner(path).record["seed"] == 1
+    rewrite(path, record={})
+    assert "KeyError: 'training'" in refused(path)
+
+
 def test_a_learner_from_before_there_were_checksums_is_still_read(path, learner, monkeypatch):
     import json
 

@@ -11,7 +11,7 @@ import torch
 from incontext_linear.comparison.curves import predict_with_baselines
 from incontext_linear.config import TaskConfig
 from incontext_linear.predictors import Baselines, BayesPosteriorMean, build_predictors
-from incontext_linear.tables import LEARNER, tidy_predictions
+from incontext_linear.tables import LEARNER, write_predictions
 from incontext_linear.tasks import draw_prompts
 
 BASELINES = {
@@ -56,10 +56,12 @@ def write_variant(root, axes, seed, learner, baselines, task, num_prompts=64, st
     (folder / "variant.json").write_text(json.dumps(record))
     if status == "done":
         prompts = draw_prompts(task, num_prompts, seed, stream="evaluation").to(torch.float64)
-        predictions = tidy_predictions(LEARNER, learner(prompts.xs, prompts.ys))
-        predictions.to_parquet(folder / "07_model_output/learner_predictions.parquet")
-        table = predict_with_baselines(prompts._asdict(), Baselines(**baselines), task)
-        table.to_parquet(folder / "07_model_output/baseline_predictions.parquet")
+        predictions = {
+            "learner": {LEARNER: learner(prompts.xs, prompts.ys)},
+            "baseline": predict_with_baselines(prompts._asdict(), Baselines(**baselines), task),
+        }
+        for who, tensors in predictions.items():
+            write_predictions(folder / f"07_model_output/{who}_predictions.parquet", tensors)
     return folder
 
 

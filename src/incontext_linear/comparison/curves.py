@@ -4,7 +4,7 @@ Paper, section 4, Figures 1 and 2: SPD and ILWD to each algorithm, everyone's sq
 linear the learner is in the query. Tables and tensors by name in, tidy tables out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -22,9 +22,16 @@ from incontext_linear.config import TaskConfig, resolve_device
 from incontext_linear.learner.devices import on_device
 from incontext_linear.learner.saved import Learner
 from incontext_linear.predictors import Baselines
-from incontext_linear.tables import LEARNER, predictions_by_name, tidy_predictions
+from incontext_linear.tables import LEARNER, Predictions
 
 Tensors = Mapping[str, Tensor]
+
+PROMPTS_AT_ONCE = 8192
+"""Baselines predict so many at a time: float64 copies of all prompts would take much memory."""
+SCORES_AT_ONCE = 2**22
+"""Of the queries' attention, on a CPU: more than 32 MB at once are fetched anew from the system at
+every layer, which costs half of the time.
+"""
 
 DIVERGED = 1e4
 """A difference of this many times what predicting 0 gives is no answer to the prompt any more."""
@@ -32,14 +39,14 @@ NEAR = 0.1
 """Share of the labels' variance within which a prediction is near another."""
 
 
-def predict_with_learner(learner: Learner, prompts: Tensors, device: str) -> pd.DataFrame:
-    """The learner's predictions, float32, in the same tidy form as the baselines'."""
+def predict_with_learner(learner: Learner, prompts: Tensors, device: str) -> dict[str, Tensor]:
+    """The learner's predictions (B, n), float32, in the same form as the baselines'."""
     where = resolve_device(device)
     model = on_device(learner.model, where)
     batches = zip(prompts["xs"].split(256), prompts["ys"].split(256), strict=True)
     with torch.no_grad():
         predictions = torch.cat([model(xs.to(where), ys.to(where)).cpu() for xs, ys in batches])
-    return tidy_predictions(LEARNER, predictions)
+    return {LEARNER: predictions}
 
 
 def estimate_learner_weights(
@@ -50,20 +57,25 @@ def estimate_learner_weights(
     asked = queries["queries"].to(where)
     xs, ys = (prompts[name][: len(asked)].to(where) for name in ("xs", "ys"))
     model = on_device(learner.model, where)
-    estimate = implicit_weights(model, xs, ys, asked, prompts_at_once=16)
+    scores = xs.shape[1] * asked.shape[1] * learner.task.num_tokens * learner.model.config.num_heads
+    at_once = 16 if where.type == "cuda" else min(16, max(1, SCORES_AT_ONCE // scores))
+    estimate = implicit_weights(model, xs, ys, asked, prompts_at_once=at_once)
     return {name: tensor.cpu() for name, tensor in estimate._asdict().items()}
 
 
 def predict_with_baselines(
     prompts: Tensors, baselines: Baselines, task: TaskConfig
-) -> pd.DataFrame:
-    """Predictions of all baselines, in float64; columns predictor, prompt, examples_seen,
-    prediction.
-    """
-    xs, ys = prompts["xs"].double(), prompts["ys"].double()
-    predictors = baselines.build(task).items()
-    tables = [tidy_predictions(name, predictor(xs, ys)) for name, predictor in predictors]
-    return pd.concat(tables, ignore_index=True)
+) -> dict[str, Tensor]:
+    """Predictions (B, n) of all baselines, in float64, by their names."""
+    xs, ys = prompts["xs"], prompts["ys"]
+    predictors = baselines.build(task)
+    found = {name: torch.empty_like(ys, dtype=torch.float64) for name in predictors}
+    for start in range(0, len(xs), PROMPTS_AT_ONCE):
+        rows = slice(start, start + PROMPTS_AT_ONCE)
+        wide = xs[rows].double(), ys[rows].double()
+        for name, predictor in predictors.items():
+            found[name][rows] = predictor(*wide)
+    return found
 
 
 @torch.no_grad()
@@ -80,8 +92,8 @@ def estimate_baseline_weights(
 
 
 def spd_curves(
-    learner_predictions: pd.DataFrame,
-    baseline_predictions: pd.DataFrame,
+    learner_predictions: Predictions,
+    baseline_predictions: Predictions,
     prompts: Tensors,
     comparison: ComparisonConfig,
     seed: int,
@@ -92,11 +104,11 @@ def spd_curves(
         ``predictor``, ``examples_seen``, ``mean``, ``low``, ``high``, and ``diverged``: whether the
         baseline is no answer to the prompts at this number of examples.
     """
-    learner = predictions_by_name(learner_predictions)[LEARNER]
-    differences = {
-        name: squared_prediction_difference(learner, other)
-        for name, other in predictions_by_name(baseline_predictions).items()
-    }
+    learner = learner_predictions[LEARNER]
+    differences = (
+        (name, squared_prediction_difference(learner, other))
+        for name, other in baseline_predictions.items()
+    )
     return _curves(differences, _mean_square(prompts["ys"]), comparison, seed)
 
 
@@ -118,28 +130,27 @@ def ilwd_curves(
         raise ValueError(
             f"baselines {missing} have no saved weights; run baseline_estimation again"
         )
-    differences = {
-        name: implicit_weight_difference(learner_weights["weights"], baseline_weights[name])
+    differences = (
+        (name, implicit_weight_difference(learner_weights["weights"], baseline_weights[name]))
         for name in baselines.active  # the file's own order is not kept by safetensors
-    }
+    )
     scale = prompts["ws"].double().square().sum(-1).mean().item()
     return _curves(differences, scale, comparison, seed)
 
 
 def risk_curves(
-    learner_predictions: pd.DataFrame,
-    baseline_predictions: pd.DataFrame,
+    learner_predictions: Predictions,
+    baseline_predictions: Predictions,
     prompts: Tensors,
     comparison: ComparisonConfig,
     seed: int,
 ) -> pd.DataFrame:
     """Squared error against the labels, learner and baselines alike, as `spd_curves`."""
-    predictions = predictions_by_name(learner_predictions)
-    predictions |= predictions_by_name(baseline_predictions)
-    errors = {
-        name: squared_prediction_difference(values, prompts["ys"])
+    errors = (
+        (name, squared_prediction_difference(values, prompts["ys"]))
+        for predictions in (learner_predictions, baseline_predictions)
         for name, values in predictions.items()
-    }
+    )
     return _curves(errors, _mean_square(prompts["ys"]), comparison, seed)
 
 
@@ -182,12 +193,14 @@ def _mean_square(values: Tensor) -> float:
 
 
 def _curves(
-    values: Mapping[str, Tensor], scale: float, comparison: ComparisonConfig, seed: int
+    values: Iterator[tuple[str, Tensor]], scale: float, comparison: ComparisonConfig, seed: int
 ) -> pd.DataFrame:
-    """One curve a predictor; ``scale`` is the size of what predicting 0 would give."""
+    """One curve a predictor, each of its values (B, n) made when its turn comes.
+
+    ``scale`` is the size of what predicting 0 would give.
+    """
     tables = [
-        curve(value, {"predictor": name}, comparison.bootstrap, seed)
-        for name, value in values.items()
+        curve(value, {"predictor": name}, comparison.bootstrap, seed) for name, value in values
     ]
     table = pd.concat(tables, ignore_index=True)
     # What is not a number has diverged too.

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Annotated
 
 import pandas as pd
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field
 
 from incontext_linear.comparison.adversarial import (
     is_differentiable,
@@ -42,7 +42,17 @@ from incontext_linear.comparison.fitting import Away, FittedFamily, fit_family
 from incontext_linear.comparison.shifts import PromptShift, Shift, build_shifts
 from incontext_linear.comparison.symmetries import measure_symmetries
 from incontext_linear.comparison.verdict import Verdict, judge
-from incontext_linear.config import BootstrapConfig, Config, OpenFraction, TaskConfig
+from incontext_linear.config import (
+    BootstrapConfig,
+    Config,
+    Distinct,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OpenFraction,
+    PositiveFloat,
+    PositiveInt,
+    TaskConfig,
+)
 from incontext_linear.predictors import Predictor
 from incontext_linear.predictors.validation import Number
 from incontext_linear.tasks import Prompts
@@ -55,7 +65,7 @@ class IdentificationConfig(Config):
     """Beside the default families, or in the place of one; null takes one away."""
     shifts: dict[str, tuple[float, ...] | None] | None = None
     """Name or dotted path → strengths (null: the shift's own); null: every shift there is."""
-    by_context: tuple[str, ...] = ("ridge", "gradient_descent")
+    by_context: Annotated[tuple[str, ...], Distinct] = ("ridge", "gradient_descent")
     """Families that are tried with numbers of their own at each k: what one number must match."""
     num_calibration_prompts: PositiveInt = 256
     """Prompts that free numbers are fitted on."""
@@ -63,7 +73,13 @@ class IdentificationConfig(Config):
     """Prompts of each shift that tell members apart which are tied at home."""
     num_prompts: PositiveInt = 256
     """Other prompts, of each condition, that everything is concluded from."""
-    examples_seen: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.5, 1, 1.5, 2, 4)
+    examples_seen: Annotated[tuple[PositiveFloat, ...], Field(min_length=1), Distinct] = (
+        0.5,
+        1,
+        1.5,
+        2,
+        4,
+    )
     """Numbers of examples seen that shifts are looked at, in multiples of the dimension."""
     tie_tolerance: NonNegativeFloat = 0.05
     """Members whose mean log SPD differs by less at home are told apart away from it."""

@@ -10,13 +10,24 @@ which the defaults below come.
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field
 
-from incontext_linear.config import Config
+from incontext_linear.config import (
+    Config,
+    Distinct,
+    Int,
+    ModerateFloat,
+    PositiveFloat,
+    PositiveInt,
+    SizedFloat,
+)
 
 DtypeName = Literal["float32", "float64"]
-Values = Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
-Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+Constant = Annotated[PositiveFloat, Field(ge=1e-30, le=1e30)]
+Values = Annotated[tuple[Constant, ...], Field(min_length=1), Distinct]
+Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1), Distinct]
+Length = Annotated[Int, Field(ge=2)]
+"""Of a prompt: one example to learn from, and a query."""
 
 
 class Constants(Config):
@@ -24,17 +35,17 @@ class Constants(Config):
     reach.
     """
 
-    saturation: PositiveFloat
+    saturation: Constant
     """Score by which the attended token leads its neighbour: each neighbour leaks
     exp(-saturation).
     """
-    padding: PositiveFloat
+    padding: Constant
     """N: the rows that hold +N and -N fix LayerNorm's scale up to |h|²/N² (√N plays this part in
     `div`).
     """
-    gelu_scale: PositiveFloat
+    gelu_scale: Constant
     """Size at which numbers enter the GeLU when it squares them."""
-    gate_range: PositiveFloat
+    gate_range: Constant
     """Largest number that a closed gate holds back; an open one errs by this times the dtype's
     epsilon.
     """
@@ -47,22 +58,22 @@ FLOAT32 = Constants(saturation=30.0, padding=1e8, gelu_scale=1e-3, gate_range=2*
 class ConstructionConfig(Config):
     """What the `construction` pipeline builds and measures."""
 
-    step_size: PositiveFloat = 0.01
-    penalty: PositiveFloat = 0.5
+    step_size: ModerateFloat = 0.01
+    penalty: ModerateFloat = 0.5
     num_steps: PositiveInt = 4
     """Steps of batch gradient descent."""
     size_dims: Sizes = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
     """Dimensions d of the size table."""
     error_dims: Sizes = (1, 2, 4, 8, 16)
     """Dimensions d of the error table."""
-    num_examples: PositiveInt = 20
+    num_examples: Length = 20
     num_prompts: PositiveInt = 4
-    noise_std: NonNegativeFloat = 0.5
+    noise_std: SizedFloat = 0.5
     float64: Constants = FLOAT64
     float32: Constants = FLOAT32
     sweep_dim: PositiveInt = 4
     """Dimension, and below the prompt, at which each constant is varied while the others stay."""
-    sweep_num_examples: PositiveInt = 8
+    sweep_num_examples: Length = 8
     sweep_num_prompts: PositiveInt = 16
     saturations: Values = (2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 100.0)
     paddings: Values = tuple(10.0**power for power in range(2, 21, 2))

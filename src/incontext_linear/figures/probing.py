@@ -351,7 +351,9 @@ def plot_progress(
     progress, nearest = (table[table["examples_seen"] == longest] for table in (progress, nearest))
     names = list(dict.fromkeys(nearest["algorithm"]))
     shown = progress[progress["algorithm"].isin(names)]
-    norm = LogNorm(max(shown["mean"].min(), 1e-6), shown["mean"].max())
+    known = shown["mean"][np.isfinite(shown["mean"])]  # none, where all algorithms diverged
+    lowest = max(known.min() if len(known) else 0.0, 1e-6)
+    norm = LogNorm(lowest, max(known.max() if len(known) else 0.0, 10 * lowest))
     run = describe_measured(task, model, seed)
     figure, grid = panel_grid(len(names), len(names), (5.2, 4.3), extra=(1.2, 0.3), run=run)
     for axes, name in zip(grid, names, strict=True):

@@ -8,7 +8,12 @@ import torch
 from torch import Tensor
 
 from incontext_linear.config import ModelConfig, TaskConfig
-from incontext_linear.files import UnreadableFileError, read_tensors, write_tensors
+from incontext_linear.files import (
+    UnreadableFileError,
+    read_tensors,
+    recipe_fingerprint,
+    write_tensors,
+)
 from incontext_linear.learner.transformer import Transformer
 
 
@@ -35,13 +40,25 @@ def describe_shape(task: TaskConfig, model: ModelConfig) -> str:
 
 
 def save_learner(path: Path, learner: Learner) -> None:
-    """Write a learner: its weights, and in the header its configuration and training record."""
-    description = {
+    """Write a learner: its weights, and in the header its configuration, training record and, if
+    it was trained, its recipe's fingerprint.
+    """
+    description: dict[str, Any] = {
         "task": learner.task.model_dump(mode="json"),
         "model": learner.model.config.model_dump(mode="json"),
         "record": learner.record,
     }
+    if {"training", "seed"} <= learner.record.keys():
+        description["fingerprint"] = _fingerprint(description)
     write_tensors(path, learner.model.state_dict(), description)
+
+
+def _fingerprint(description: dict[str, Any]) -> str:
+    """Of the recipe that a header describes: as written, whatever fields a recipe has by now."""
+    record = description["record"]
+    return recipe_fingerprint(
+        description["task"], description["model"], record["training"], record["seed"]
+    )
 
 
 def load_learner(path: Path, expected: tuple[TaskConfig, ModelConfig] | None = None) -> Learner:
@@ -52,9 +69,9 @@ def load_learner(path: Path, expected: tuple[TaskConfig, ModelConfig] | None = N
         expected: sizes that the learner must have, where the caller needs certain ones.
 
     Raises:
-        UnreadableFileError: in one line, if the file is damaged or no learner: its checksum, the
-            names and shapes of its weights and their finiteness are looked at before a network is
-            made of them.
+        UnreadableFileError: in one line, if the file is damaged or no learner: its checksum and
+            fingerprint, the names and shapes of its weights and their finiteness are looked at
+            before a network is made of them.
         ValueError: if the learner has another shape; both shapes are named.
     """
     tensors, description = read_tensors(path)
@@ -64,6 +81,9 @@ def load_learner(path: Path, expected: tuple[TaskConfig, ModelConfig] | None = N
         record = description["record"]
         if not isinstance(record, dict):
             raise TypeError(f"its training record is {record!r}")
+        # Learners from before there were fingerprints are taken at their word.
+        if "fingerprint" in description and description["fingerprint"] != _fingerprint(description):
+            raise ValueError("its fingerprint is not that of the recipe it describes")
         _check_weights(tensors, task, config)
         model = Transformer(task.dim, task.num_examples, config)
         model.load_state_dict(tensors)

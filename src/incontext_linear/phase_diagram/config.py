@@ -4,7 +4,14 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from incontext_linear.config import BootstrapConfig, Config, PositiveFloat, PositiveInt, flatten
+from incontext_linear.config import (
+    BootstrapConfig,
+    Config,
+    Distinct,
+    PositiveFloat,
+    PositiveInt,
+    flatten,
+)
 
 
 def _one_level(value: Any) -> Any:
@@ -38,9 +45,9 @@ class PhaseDiagramConfig(Config):
     """
     where: Annotated[dict[str, Any], BeforeValidator(_one_level)] = Field(default={})
     """Values of the other swept parameters: ``{model.width: 64}``."""
-    examples_seen: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | None = None
+    examples_seen: Annotated[tuple[PositiveInt, ...], Field(min_length=1), Distinct] | None = None
     """Numbers of examples seen, k, that the mean over k is taken of; None: all from 1 on."""
-    points: tuple[PositiveFloat, ...] = (1.0, 2.0)
+    points: Annotated[tuple[PositiveFloat, ...], Distinct] = (1.0, 2.0)
     """Numbers of examples that are reported beside the mean, in multiples of the dimension d."""
     bootstrap: BootstrapConfig = BootstrapConfig()
 

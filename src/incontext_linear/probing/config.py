@@ -2,11 +2,13 @@
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from incontext_linear.config import (
     BootstrapConfig,
     Config,
+    Distinct,
+    ModerateFloat,
     NonNegativeInt,
     OpenFraction,
     PositiveFloat,
@@ -44,15 +46,15 @@ def _check_method(name: str) -> str:
 
 
 ProbeTarget = Annotated[str, AfterValidator(_check_target)]
-Targets = Annotated[tuple[ProbeTarget, ...], Field(min_length=1)]
+Targets = Annotated[tuple[ProbeTarget, ...], Field(min_length=1), Distinct]
 Method = Annotated[str, AfterValidator(_check_method)]
-Steps = Annotated[tuple[NonNegativeInt, ...], Field(min_length=2)]
+Steps = Annotated[tuple[NonNegativeInt, ...], Field(min_length=2), Distinct]
 
 
 class FitConfig(Config):
     """How probes are fitted, refitted and scored."""
 
-    hidden_units: tuple[PositiveInt, ...] = (64,)
+    hidden_units: Annotated[tuple[PositiveInt, ...], Distinct] = (64,)
     """Sizes of the MLP read-outs, which stand beside the linear one."""
     num_seeds: PositiveInt = 1
     """Refits of every probe, with other splits, initial weights and batches."""
@@ -61,6 +63,32 @@ class FitConfig(Config):
     learning_rate: PositiveFloat = 3e-3
     validation_fraction: OpenFraction = 0.15
     test_fraction: OpenFraction = 0.25
+
+    @model_validator(mode="after")
+    def _leaves_prompts_to_fit(self) -> "FitConfig":
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                f"validation_fraction={self.validation_fraction:g} and test_fraction="
+                f"{self.test_fraction:g} leave no prompts to fit; allowed: a sum below 1"
+            )
+        return self
+
+    def split_sizes(self, num_prompts: int) -> tuple[int, int, int]:
+        """Numbers of prompts for fitting, for stopping, and for the scores.
+
+        Raises:
+            ValueError: if they are too few: a spread needs two to fit, and a pair two to score.
+        """
+        num_test = int(self.test_fraction * num_prompts)
+        num_validation = int(self.validation_fraction * num_prompts)
+        sizes = num_prompts - num_test - num_validation, num_validation, num_test
+        if any(size < least for size, least in zip(sizes, (2, 1, 2), strict=True)):
+            raise ValueError(
+                f"{num_prompts} probing prompts cannot be split into validation_fraction="
+                f"{self.validation_fraction} and test_fraction={self.test_fraction}: that is "
+                "{} to fit, {} to stop and {} to score; allowed: at least 2, 1 and 2".format(*sizes)
+            )
+        return sizes
 
 
 class ControlsConfig(Config):
@@ -73,7 +101,7 @@ class ControlsConfig(Config):
 class InterventionsConfig(Config):
     """What is done to the hidden states, and on how many prompts."""
 
-    methods: Annotated[tuple[Method, ...], Field(min_length=1)] = (
+    methods: Annotated[tuple[Method, ...], Field(min_length=1), Distinct] = (
         "minimal_edit",
         "pattern_edit",
         "minimal_edit_random",
@@ -99,7 +127,7 @@ class CalibrationConfig(Config):
 class LayerwiseConfig(Config):
     """The algorithms that the layers are set beside."""
 
-    gradient_steps: Annotated[tuple[PositiveInt, ...], Field(min_length=2)] = (
+    gradient_steps: Annotated[tuple[PositiveInt, ...], Field(min_length=2), Distinct] = (
         1,
         2,
         4,
@@ -114,18 +142,20 @@ class LayerwiseConfig(Config):
 class ProbingConfig(Config):
     """What is probed, and how: probes, controls, interventions, calibration, layers' progress."""
 
-    layers: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = None
+    layers: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1), Distinct] | None = None
     """Layers to probe, 0 being the embedding; None: all of them."""
     num_prompts: PositiveInt | None = None
     """How many of the saved probing prompts are used; None: all of them."""
     targets: Targets = ("moment", "least_squares")
-    ridge_penalty: PositiveFloat = 1.0
+    ridge_penalty: ModerateFloat = 1.0
     """λ of the target ``ridge``."""
-    context_lengths: Annotated[tuple[PositiveInt | None, ...], Field(min_length=1)] = (None,)
+    context_lengths: Annotated[tuple[PositiveInt | None, ...], Field(min_length=1), Distinct] = (
+        None,
+    )
     """Numbers of examples that the targets are computed from; None: one fewer than the prompt
     has.
     """
-    gradient_step_size: PositiveFloat = 0.01
+    gradient_step_size: ModerateFloat = 0.01
     """α of the gradient descent that the layers are set beside, and that the constructed network
     carries out.
     """

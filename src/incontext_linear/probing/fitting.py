@@ -131,19 +131,10 @@ def split_prompts(num_prompts: int, config: FitConfig, seed: int, refit: int = 0
     refit.
 
     Raises:
-        ValueError: if a part would be empty.
+        ValueError: if a part would be too small.
     """
+    num_train, num_validation, num_test = config.split_sizes(num_prompts)
     order = torch.randperm(num_prompts, generator=generator(seed, "probe split"))
-    num_test = int(config.test_fraction * num_prompts)
-    num_validation = int(config.validation_fraction * num_prompts)
-    num_train = num_prompts - num_test - num_validation
-    if min(num_test, num_validation, num_train) < 1:
-        raise ValueError(
-            f"{num_prompts} probing prompts cannot be split into validation_fraction="
-            f"{config.validation_fraction} and test_fraction={config.test_fraction}; each part, "
-            "and what "
-            "is left for training, needs at least one prompt"
-        )
     rest, test = order.split([num_train + num_validation, num_test])
     rest = rest[torch.randperm(len(rest), generator=generator(seed, "probe refit", refit))]
     return Split(*rest.split([num_train, num_validation]), test)

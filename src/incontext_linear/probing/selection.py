@@ -69,7 +69,7 @@ def select(
     Raises:
         ValueError: if the learner lacks a layer, or the prompts are too short or too few.
     """
-    context_lengths = _context_lengths(probing.context_lengths, prompts["xs"].shape[1])
+    context_lengths = lengths_seen(probing.context_lengths, prompts["xs"].shape[1])
     longest = max(context_lengths) + 1  # the query's token comes after the context
     where = resolve_device(device)
     xs, ys = (prompts[name][: probing.num_prompts, :longest].to(where) for name in ("xs", "ys"))
@@ -104,7 +104,7 @@ def _layers(asked: Sequence[int] | None, num_layers: int) -> list[int]:
     return layers
 
 
-def _context_lengths(asked: Sequence[int | None], num_examples: int) -> list[int]:
+def lengths_seen(asked: Sequence[int | None], num_examples: int) -> list[int]:
     """Numbers of examples seen, checked against the saved prompts, whatever the parameters say."""
     seen = [num_examples - 1 if k is None else k for k in asked]
     if max(seen) >= num_examples:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from incontext_linear.config import import_dotted, takes_prompts
+from incontext_linear.config import MeasurementError, import_dotted, takes_prompts
 from incontext_linear.shapes import Xs, Ys
 
 Target = Callable[[Tensor, Tensor], Tensor]
@@ -93,9 +93,13 @@ def target_values(
             f"the target {name!r} gave {found}; allowed: one vector a prompt, ({len(xs)}, D)"
         )
     if not values.isfinite().all():
-        raise ValueError(f"the target {name!r} gave values that are not finite")
-    if (values.var(0) == 0).all():
-        raise ValueError(
-            f"the target {name!r} is the same for every prompt; nothing can be read there"
+        raise MeasurementError(
+            f"the target {name!r} gave values that are not finite; allowed: inputs, weights and "
+            "noise of moderate size"
+        )
+    if (values.double().var(0) == 0).all():
+        raise MeasurementError(
+            f"the target {name!r} is the same for every prompt; nothing can be read there; allowed "
+            "as probing.targets: others"
         )
     return values.to(xs.dtype)

@@ -12,11 +12,12 @@ from rich.console import Console
 from incontext_linear.config import resolve_device
 from incontext_linear.parameters import show
 from incontext_linear.runs.interrupts import EXIT_STATUS, interruptible
+from incontext_linear.sizes import check_sizes
 from incontext_linear.sweeps.config import SweepConfig, SweepError
 from incontext_linear.sweeps.display import failures_table, list_table, open_display, status_table
 from incontext_linear.sweeps.project import Project
 from incontext_linear.sweeps.state import NOTHING_YET, Standing, SweepFolder, standing
-from incontext_linear.sweeps.variants import GroupTask, Variant, VariantTask, group
+from incontext_linear.sweeps.variants import NODES, GroupTask, Variant, VariantTask, group
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def run_sweep(project: Project, name: str, cluster: Cluster, console: Console) -
     sweep = project.sweep(name)
     variants = project.variants(name, sweep)
     if cluster.scheduler is None:
-        _check_devices(variants)
+        _check_machine(variants)
     folder = project.folder(name)
     with interruptible(), folder.sole_driver():
         todo = _todo(folder, variants)
@@ -196,12 +197,19 @@ def _connect(
             yield client, resources, bool(resources(todo[0]))
 
 
-def _check_devices(variants: list[Variant]) -> None:
-    for device in {variant.parameters.device for variant in variants}:
+def _check_machine(variants: list[Variant]) -> None:
+    """Refuse what this machine cannot run, before any variant begins; a cluster's workers say it
+    themselves.
+    """
+    lines = []
+    for variant in variants:
         try:
-            resolve_device(device)
+            resolve_device(variant.parameters.device)
+            check_sizes(variant.parameters, NODES)
         except ValueError as error:
-            raise SweepError(str(error)) from None
+            lines += str(error).splitlines()
+    if lines:
+        raise SweepError("\n".join(dict.fromkeys(lines)))
 
 
 def _num_gpus(variants: list[Variant]) -> int:

@@ -25,6 +25,16 @@ from incontext_linear.training.config import NO_EFFECT
 PIPELINES = ("data_generation", "model_training")
 """What every variant runs, before the pipelines that the sweep names."""
 
+NODES = (
+    "draw_evaluation_prompts",
+    "draw_evaluation_queries",
+    "train_learner",
+    "estimate_baseline_predictions",
+    "estimate_learner_weights",
+    "measure_spd",
+)
+"""Those of their nodes that need memory, as `sizes.NEEDS` names them."""
+
 DECISIVE = (
     "task",
     "model",

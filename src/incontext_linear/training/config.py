@@ -3,6 +3,7 @@
 from typing import Literal
 
 from incontext_linear.config import (
+    NO_EFFECT,
     Bool,
     Config,
     Fraction,
@@ -12,8 +13,7 @@ from incontext_linear.config import (
     PositiveInt,
 )
 
-NO_EFFECT = {"checkpoint_every", "compile", "own_kernels", "cuda_graph"}
-"""Training parameters that the result does not depend on."""
+__all__ = ["NO_EFFECT", "TrainingConfig"]
 
 
 class TrainingConfig(Config):

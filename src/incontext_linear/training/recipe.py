@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from incontext_linear.config import ModelConfig, TaskConfig
-from incontext_linear.files import fingerprint
-from incontext_linear.training.config import NO_EFFECT, TrainingConfig
+from incontext_linear.files import recipe_fingerprint
+from incontext_linear.training.config import TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,8 @@ class Recipe:
         """Names the training by all that its result depends on, not by compilation or
         checkpoints.
         """
-        numerics = self.training.model_dump(mode="json", exclude=NO_EFFECT)
-        described = (config.model_dump(mode="json") for config in (self.task, self.model))
-        return fingerprint(*described, numerics, self.seed)
+        parts = (self.task, self.model, self.training)
+        return recipe_fingerprint(*(part.model_dump(mode="json") for part in parts), self.seed)
 
     def run_name(self, device: torch.device) -> str:
         """Names one training's checkpoints: the prompts differ by device, the sums by precision."""

@@ -2,10 +2,17 @@
 
 from typing import Annotated
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from incontext_linear.comparison.filters.families import FAMILIES
-from incontext_linear.config import Config, OpenFraction, TaskConfig
+from incontext_linear.config import (
+    Config,
+    Distinct,
+    NonNegativeFloat,
+    OpenFraction,
+    PositiveInt,
+    TaskConfig,
+)
 
 
 class FilterConfig(Config):
@@ -17,7 +24,9 @@ class FilterConfig(Config):
     """Fresh queries a prompt, from which the implicit weights are estimated; more than d."""
     context_length: PositiveInt | None = None
     """Examples seen, k; None: one fewer than the prompt has."""
-    conditions: Annotated[tuple[Annotated[float, Field(ge=1.0)], ...], Field(min_length=1)] = (
+    conditions: Annotated[
+        tuple[Annotated[float, Field(ge=1.0, le=1e12)], ...], Field(min_length=1), Distinct
+    ] = (
         1.0,
         10.0,
         100.0,
@@ -26,7 +35,7 @@ class FilterConfig(Config):
     """Condition numbers of the inputs' covariance, in random bases; 1 is the training
     distribution.
     """
-    families: Annotated[tuple[str, ...], Field(min_length=2)] = (
+    families: Annotated[tuple[str, ...], Field(min_length=2), Distinct] = (
         "ridge",
         "gradient_flow",
         "gradient_descent",
@@ -38,7 +47,7 @@ class FilterConfig(Config):
         "momentum",
         "conjugate_gradients",
     )
-    layer_families: Annotated[tuple[str, ...], Field(min_length=2)] = (
+    layer_families: Annotated[tuple[str, ...], Field(min_length=2), Distinct] = (
         "scaled_ridge",
         "scaled_gradient_flow",
         "scaled_gradient_descent",
@@ -50,9 +59,13 @@ class FilterConfig(Config):
     """Bins of the eigenvalues, equally wide in log s."""
     bin_prompts: PositiveInt = 20
     """A bin that fewer prompts reach is left out."""
-    noise_factors: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)] = (0.1, 1.0, 3.0)
+    noise_factors: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1), Distinct] = (
+        0.1,
+        1.0,
+        3.0,
+    )
     """Noise on planted filters, in multiples of the learner's own residual."""
-    plant_families: Annotated[tuple[str, ...], Field(min_length=2)] = (
+    plant_families: Annotated[tuple[str, ...], Field(min_length=2), Distinct] = (
         "scaled_ridge",
         "scaled_gradient_flow",
         "scaled_newton",

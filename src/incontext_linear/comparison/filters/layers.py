@@ -31,7 +31,7 @@ from incontext_linear.comparison.filters.readable import readable_filters
 from incontext_linear.comparison.filters.readouts import ReadoutSplit, read_best, split_prompts
 from incontext_linear.comparison.filters.scores import filter_power
 from incontext_linear.comparison.filters.states import QueryStates, query_states
-from incontext_linear.config import TaskConfig
+from incontext_linear.config import MeasurementError, TaskConfig
 from incontext_linear.learner.transformer import Transformer
 
 READOUTS = ("skip", "lens", "final", "labels")
@@ -75,6 +75,7 @@ def layer_filters(
 
     Raises:
         ValueError: on a read-out that does not exist.
+        MeasurementError: if no layer answers to its queries.
     """
     _check(readouts)
     prompts, spectrum, states, split = _prepare(model, task, config, seed)
@@ -89,6 +90,11 @@ def layer_filters(
                 weights, spectrum.select(used), prompts.fitting[used], settings, seed
             )
             tables.append(FilterMeasurement(*(_label(table, readout, layer) for table in measured)))
+    if not tables:
+        raise MeasurementError(
+            "no layer of this learner answers to its queries, so none has a filter; allowed: a "
+            "learner that was trained, on inputs of moderate size (task.inputs)"
+        )
     joined = (pd.concat(column, ignore_index=True) for column in zip(*tables, strict=True))
     return LayerFilters(*joined, readable_filters(states, spectrum, split, config, seed))
 
