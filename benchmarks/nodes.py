@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 PROJECT = Path(__file__).parents[1]
 
@@ -52,6 +52,8 @@ def run(project: Path, clock: Clock, env: str | None, pipelines: list[str] | Non
     from kedro.framework.session import KedroSession
     from kedro.framework.startup import bootstrap_project
 
+    from incontext_linear.session import ProjectSession
+
     class Marks:
         @hook_impl(tryfirst=True)
         def before_node_run(self, node: Any) -> None:
@@ -72,7 +74,8 @@ def run(project: Path, clock: Clock, env: str | None, pipelines: list[str] | Non
             clock.mark("session, checks, opening MLflow's run")
 
     bootstrap_project(project)
-    with KedroSession.create(project, env=env) as session:
+    with KedroSession.create(project, env=env) as made:
+        session = cast(ProjectSession, made)
         session._hook_manager.register(Marks())
         clock.mark("imports")
         session.run(pipeline_names=pipelines)
@@ -81,7 +84,7 @@ def run(project: Path, clock: Clock, env: str | None, pipelines: list[str] | Non
 
 def main() -> None:
     """Read the command line, run, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--env", default=None)
     parser.add_argument("--pipelines", type=lambda names: names.split(","), default=None)
     parser.add_argument("--least", type=float, default=1.0, help="CPU seconds of a row of its own")

@@ -8,6 +8,7 @@ import importlib
 import resource
 import warnings
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pytest
@@ -281,7 +282,9 @@ def run(raw, *names):
     packages = (importlib.import_module(f"incontext_linear.pipelines.{name}") for name in names)
     pipeline = sum((package.create_pipeline() for package in packages), Pipeline([]))
     rehearse(parameters, [node.name for node in pipeline.nodes], pipeline.datasets())
-    entries = {name: MemoryDataset(copy_mode="assign") for name in pipeline.all_outputs()}
+    entries: dict[str, Any] = {
+        name: MemoryDataset(copy_mode="assign") for name in pipeline.all_outputs()
+    }
     for name in pipeline.inputs():
         value = parameters
         for part in name.removeprefix("params:").split("."):

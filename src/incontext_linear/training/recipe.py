@@ -31,7 +31,8 @@ class Recipe:
         checkpoints.
         """
         parts = (self.task, self.model, self.training)
-        return recipe_fingerprint(*(part.model_dump(mode="json") for part in parts), self.seed)
+        task, model, training = (part.model_dump(mode="json") for part in parts)
+        return recipe_fingerprint(task, model, training, self.seed)
 
     def run_name(self, device: torch.device) -> str:
         """Names one training's checkpoints: the prompts differ by device, the sums by precision."""
