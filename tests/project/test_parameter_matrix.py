@@ -105,6 +105,8 @@ TWICE = r"is given twice; allowed: each value once"
         ({"evaluation.task": {"weights": "normal*0+0"}}, r"evaluation\.task\.weights: all labels"),
         ({"task.inputs": "normal*1e300+0"}, r"task\.inputs\.0\.scale: .*; given 1e\+300"),
         ({"task.pool_size": MOST}, r"task\.pool_size: .* task\.dim=2 given; allowed: at most 107"),
+        ({"training.loss_floor": 1e300}, r"training\.loss_floor: .*; given 1e\+300"),
+        ({"training.weight_decay": 1e300}, r"training\.weight_decay: .*; given 1e\+300"),
         ({"task.noise_std": 1e300}, r"task\.noise_std: .*; given 1e\+300"),
         ({"baselines.../../x": {"type": "Averaging"}}, r"baselines\.\.\./\.\./x: MLflow cannot"),
         ({"baselines./x": {"type": "Averaging"}}, r"baselines\./x: MLflow cannot"),

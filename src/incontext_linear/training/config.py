@@ -7,10 +7,11 @@ from incontext_linear.config import (
     Bool,
     Config,
     Fraction,
-    NonNegativeFloat,
+    ModerateFloat,
     OpenFraction,
     PositiveFloat,
     PositiveInt,
+    SizedFloat,
 )
 
 __all__ = ["NO_EFFECT", "TrainingConfig"]
@@ -30,13 +31,13 @@ class TrainingConfig(Config):
     beta1: OpenFraction = 0.9
     beta2: OpenFraction = 0.98
     muon_momentum: OpenFraction = 0.95
-    weight_decay: NonNegativeFloat = 0.0
+    weight_decay: SizedFloat = 0.0
     gradient_clip: PositiveFloat = 1.0
     loss: Literal["uniform", "likelihood"] = "uniform"
     """How prefixes are weighted: evenly, as in the paper, or by their likelihood
     (`training.loss`).
     """
-    loss_floor: PositiveFloat = 0.01
+    loss_floor: ModerateFloat = 0.01
     """Of the loss ``likelihood``: added to each prefix's error, as a share of the labels' mean
     square.
     """
