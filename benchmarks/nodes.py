@@ -52,7 +52,7 @@ def run(project: Path, clock: Clock, env: str | None, pipelines: list[str] | Non
     from kedro.framework.session import KedroSession
     from kedro.framework.startup import bootstrap_project
 
-    from incontext_linear.session import ProjectSession
+    from incontext_linear.runs.session import ProjectSession
 
     class Marks:
         @hook_impl(tryfirst=True)

@@ -15,6 +15,7 @@ import griffe
 import yaml
 from pydantic import BaseModel
 
+from incontext_linear.config import MOST
 from incontext_linear.parameters import Parameters
 
 ROOT = Path(__file__).parents[1]
@@ -129,7 +130,8 @@ def _allowed(field: dict[str, Any], schema: dict[str, Any]) -> str:
         "boolean": "true, false",
         "null": "null",
     }
-    limits = [f"{sign} {field[key]:g}" for key, sign in SIGNS.items() if key in field]
+    told = {key: sign for key, sign in SIGNS.items() if field.get(key, MOST) != MOST}
+    limits = [f"{sign} {field[key]:g}" for key, sign in told.items()]
     return " ".join([words.get(str(kind), "any value"), ", ".join(limits)]).strip()
 
 
