@@ -235,6 +235,7 @@ def gradient_descent(
     step_size: float,
     num_steps: int,
     penalty: float = 0.0,
+    copies: int = 1,
     constants: Constants | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> ConstructedTransformer:
@@ -251,24 +252,36 @@ def gradient_descent(
         step_size: α.
         num_steps: m.
         penalty: λ.
+        copies: of w. Each descends on its own, and the prediction is the mean of theirs, so that
+            who exchanges one copy alone moves a part of it.
         constants: saturation, padding, GeLU scale and the gates' range; None: those chosen for the
             dtype.
         dtype: of the weights.
 
     Raises:
-        ValueError: if a size or m is below 1, α is not positive or λ is negative.
+        ValueError: if a size, m or the number of copies is below 1, α is not positive or λ is
+            negative.
     """
     check_real("step_size", step_size, positive=True)
     check_real("penalty", penalty)
     check_integer("num_steps", num_steps, minimum=1)
+    check_integer("copies", copies, minimum=1)
+    check_integer("dim", dim, minimum=1)
     sums = {"gram": symmetric(dim), "moment": column(dim)}
-    r = _registers(dim, w=column(dim), fraction=column(1), **sums)
+    r = _registers(dim, w=column(copies * dim), fraction=column(1), **sums)
     sums_of_examples = _vector(r.gram, r.moment)
-    step = Layer(
-        "w − 2α(XᵀXw − Xᵀy + λw)",
-        mul(r.gram, r.w, r.w, scale=-2 * step_size, add=True),
-        aff(r.w, (2 * step_size, r.moment), (-2 * step_size * penalty, r.w), add=True),
-    )
+    kept = np.split(r.w, copies)
+    moves = [
+        (
+            mul(r.gram, w, w, scale=-2 * step_size, add=True),
+            aff(w, (2 * step_size, r.moment), (-2 * step_size * penalty, w), add=True),
+        )
+        for w in kept
+    ]
+    step = Layer("w − 2α(XᵀXw − Xᵀy + λw)", *(part for move in moves for part in move))
+    read = [
+        mul(w.T, r.x, r.prediction, scale=1 / copies, add=index > 0) for index, w in enumerate(kept)
+    ]
     layers = [
         Layer("x → its y-token", mov(r.x, r.x, y=1)),
         Layer("x xᵀ, y x", mul(r.x, r.x.T, r.gram), mul(r.x, r.y, r.moment)),
@@ -278,7 +291,7 @@ def gradient_descent(
             mul(sums_of_examples, r.fraction, sums_of_examples, scale=float(num_examples)),
         ),
         *num_steps * [step],
-        Layer("wᵀx", mul(r.w.T, r.x, r.prediction)),
+        Layer("wᵀx", *read),
     ]
     seen = np.arange(1, 2 * num_examples) // 2  # y-tokens up to and including each token
     program = Program(

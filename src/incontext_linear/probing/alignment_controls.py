@@ -1,0 +1,108 @@
+"""What keeps a subspace from looking better than it is: random and dormant ones, unnatural states.
+
+A subspace may move the prediction by a direction that the later layers do not read and that only
+goes along with the variable (Makelov et al. 2023): the exchange then carries the variable from the
+dormant direction over to one that is read. Its part in the directions that are read, taken alone,
+must do the same. And states that are far from any natural one say little about what the network
+does with those that it meets.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from incontext_linear.learner.base import ContinuableLearner
+from incontext_linear.probing.exchange import LayerPairs, answers_from, positions_mask
+
+LEAST_SINE = 1e-2
+"""A direction that a projection shortens to less than this has no part in its range."""
+
+
+def random_bases(
+    number: int, width: int, rank: int, rng: torch.Generator, like: Tensor
+) -> Float[Tensor, "subspace width rank"]:
+    """Orthonormal bases of random subspaces."""
+    return torch.linalg.qr(torch.randn(number, width, rank, generator=rng).to(like)).Q
+
+
+def read_directions(
+    model: ContinuableLearner, pairs: LayerPairs, positions: str, share: float
+) -> Float[Tensor, "width read"]:
+    """The directions that later layers read: eigenvectors of the answer's squared gradient.
+
+    Gradients are taken at the recipients' states and half-way to the donors', so that directions
+    count that are read of exchanged states alone.
+
+    Args:
+        model: the learner, frozen.
+        pairs: states of one layer.
+        positions: at which tokens.
+        share: of the squared gradient that the directions hold together.
+
+    Returns:
+        Orthonormal columns.
+    """
+    mask = positions_mask(positions, pairs.recipient.shape[1]).to(pairs.recipient.device)
+    half_way = torch.lerp(pairs.recipient, pairs.donor, 0.5)
+    moved = torch.where(mask[:, None], half_way, pairs.recipient)
+    hidden = torch.cat((pairs.recipient, moved)).requires_grad_()
+    (gradient,) = torch.autograd.grad(answers_from(model, hidden, pairs.layer).sum(), hidden)
+    flat = gradient[:, mask].flatten(0, 1)
+    values, vectors = torch.linalg.eigh(flat.mT @ flat)
+    values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
+    needed = int((values.cumsum(0) < share * values.sum()).sum()) + 1
+    return vectors[:, :needed]
+
+
+def split_bases(
+    bases: Float[Tensor, "subspace width rank"], read: Float[Tensor, "width read"]
+) -> tuple[Float[Tensor, "subspace width rank"], Float[Tensor, "subspace width rank"]]:
+    """Each subspace's projections onto what is read and onto the rest, as bases.
+
+    A column is zero where the projection has a smaller dimension.
+    """
+    projected = read @ (read.mT @ bases)
+    return _orthonormal(projected), _orthonormal(bases - projected)
+
+
+def _orthonormal(columns: Float[Tensor, "subspace width rank"]) -> Tensor:
+    left, values, _ = torch.linalg.svd(columns, full_matrices=False)
+    return left * (values > LEAST_SINE).to(left)[:, None, :]
+
+
+def unnaturalness(
+    natural: Float[Tensor, "other token width"],
+    pairs: LayerPairs,
+    positions: str,
+    bases: Float[Tensor, "subspace width rank"],
+) -> Float[Tensor, " subspace"]:
+    """Mean squared Mahalanobis distance of edited states, in units of the unedited ones'.
+
+    Args:
+        natural: states of other prompts at the same layer, which mean and covariance come from.
+        pairs: recipients and donors.
+        positions: where they are exchanged; tokens of the kind share a covariance about means of
+            their own.
+        bases: orthonormal columns of each subspace.
+
+    Returns:
+        1: the edited states are as near to the natural ones' mean as natural states are.
+    """
+    mask = positions_mask(positions, natural.shape[1]).to(natural.device)
+    mean = natural[:, mask].mean(0)
+    centred = (natural[:, mask] - mean).flatten(0, 1)
+    covariance = centred.mT @ centred / len(centred)
+    # Directions in which natural states do not vary at all cost much, and not infinitely much.
+    jitter = 1e-6 * covariance.diagonal().mean() * torch.eye(len(covariance)).to(covariance)
+    factor = torch.linalg.cholesky(covariance + jitter)
+    recipient = pairs.recipient[:, mask]
+    change = torch.einsum("bth,chr->cbtr", pairs.donor[:, mask] - recipient, bases)
+    edited = recipient + torch.einsum("cbtr,chr->cbth", change, bases)
+    return _mahalanobis(edited - mean, factor) / _mahalanobis((recipient - mean)[None], factor)
+
+
+def _mahalanobis(
+    centred: Float[Tensor, "subspace batch token width"], factor: Float[Tensor, "width width"]
+) -> Float[Tensor, " subspace"]:
+    flat = centred.flatten(1, 2).mT  # (C, H, B·T)
+    return torch.linalg.solve_triangular(factor, flat, upper=False).square().sum(1).mean(1)
