@@ -32,6 +32,7 @@ from incontext_linear.dynamics.config import DynamicsConfig
 from incontext_linear.dynamics.fitted import training_families
 from incontext_linear.phase_diagram.config import DiversityConfig, PhaseDiagramConfig
 from incontext_linear.predictors import Baselines
+from incontext_linear.probing.alignment_config import AlignmentConfig
 from incontext_linear.probing.config import ProbingConfig
 from incontext_linear.probing.interventions import build_interventions
 from incontext_linear.probing.targets import build_targets
@@ -84,6 +85,7 @@ class Parameters(Config):
     comparison: ComparisonConfig
     probing: ProbingConfig
     identification: IdentificationConfig
+    alignment: AlignmentConfig = AlignmentConfig()
     construction: ConstructionConfig
     phase_diagram: PhaseDiagramConfig
     diversity: DiversityConfig = DiversityConfig()
@@ -209,6 +211,7 @@ def _cross_check(parameters: Parameters) -> list[str]:
         task = task.model_copy(update={"pool_size": 1})
     problems += _check_evaluation(parameters) + _check_baselines(parameters.baselines, task)
     problems += _check_identification(parameters.identification, task)
+    problems += _check_alignment(parameters.alignment, task, parameters.model)
     return problems + _check_dynamics(parameters, task)
 
 
@@ -266,6 +269,21 @@ def _check_identification(settings: IdentificationConfig, task: TaskConfig) -> l
             f"{name}.families: {[family.name for family in families]} are left; allowed: at least "
             "two, one of them with free numbers"
         )
+    return None
+
+
+def _check_alignment(alignment: AlignmentConfig, task: TaskConfig, model: ModelConfig) -> list[str]:
+    problems = []
+    missing = [layer for layer in alignment.layers or () if layer > model.num_layers]
+    if missing:
+        problems.append(
+            f"alignment.layers: layers {missing} do not exist; allowed: 0 (the embedding) to "
+            f"{model.num_layers} (model.num_layers)"
+        )
+    try:
+        alignment.examples_for(task.dim, task.num_examples)
+    except ValueError as error:
+        problems.append(str(error))
     return problems
 
 

@@ -12,9 +12,9 @@ from functools import partial
 from kedro.pipeline import Node, Pipeline
 from kedro.pipeline.preview_contract import TextPreview
 
-ON_REQUEST = ("phase_diagram", "across_seeds", "task_diversity", "training_dynamics")
+ON_REQUEST = ("phase_diagram", "across_seeds", "task_diversity", "training_dynamics", "alignment")
 """Pipelines that read what other commands make, and that no single run can make (a finished
-sweep), or that train several learners.
+sweep), that train several learners, or that take minutes.
 """
 
 

@@ -30,14 +30,17 @@ from incontext_linear.probing.causal_models import build_causal_models
 from incontext_linear.probing.exchange import PromptPairs, exchange, frozen, layer_pairs
 from incontext_linear.tasks import generator
 
+MOST_PAIRS = 1024
+"""Pairs of a search in a constructed network; few numbers are learned there."""
 HELD = 0.95
 """Share that the best set of registers reaches where a variable is held."""
 # Small beside FLOAT64's: rotated, the padding's rounding reaches every row.
 _CONSTANTS = FLOAT64.model_copy(update={"padding": 1e6})
-_TASK = TaskConfig(dim=2, num_examples=6)
-_RIDGE_TASK = TaskConfig(dim=2, num_examples=4)
-_DESCENT = AlgorithmConfig(penalty=None, step_size=0.03, num_steps=4)
-_RIDGE = AlgorithmConfig(penalty=1.0, step_size=0.03, num_steps=4)
+# The smallest at which every variable is told apart: the networks' depth grows with n and with m.
+_TASK = TaskConfig(dim=2, num_examples=5)
+_RIDGE_TASK = TaskConfig(dim=2, num_examples=3)
+_DESCENT = AlgorithmConfig(penalty=None, step_size=0.05, num_steps=2)
+_RIDGE = AlgorithmConfig(penalty=1.0, step_size=0.05, num_steps=2)
 
 
 class Rotated(nn.Module):
@@ -156,7 +159,10 @@ def calibrate(name: str, config: AlignmentConfig, seed: int) -> pd.DataFrame:
         `decide`'s columns, `held_variables`' columns and ``network``.
     """
     model, _, task, algorithm = build_network(name)
-    own = config.model_copy(update={"algorithm": algorithm, "examples_seen": None, "ranks": None})
+    changes = {"algorithm": algorithm, "examples_seen": None, "ranks": None, "layers": None}
+    changes["num_train_pairs"] = min(config.num_train_pairs, MOST_PAIRS)
+    changes["num_test_pairs"] = min(config.num_test_pairs, MOST_PAIRS // 4)
+    own = config.model_copy(update=changes)
     found = align(model, task, own, seed, dtype=torch.float64).assign(source=LEARNER)
     cells = candidates(found, own.rule)
     if cells:

@@ -1,4 +1,4 @@
-"""What the query's token holds as it reads: the answers of gradient descent and of ridge regression.
+"""What the query's token holds as it reads: answers of gradient descent and of ridge regression.
 
 The query's token knows a single x', so w cannot be asked of it alone. What can be read from it,
 layer by layer, is x'ᵀw_m for m gradient steps and x'ᵀ(XᵀX + λI)⁻¹Xᵀy along λ. The read-outs are

@@ -1,0 +1,5 @@
+"""The `alignment` pipeline."""
+
+from incontext_linear.pipelines.alignment.pipeline import create_pipeline
+
+__all__ = ["create_pipeline"]
