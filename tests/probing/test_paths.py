@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from incontext_linear.config import BootstrapConfig, ModelConfig, TaskConfig
 from incontext_linear.construction import gradient_descent
+from incontext_linear.construction.config import FLOAT32
 from incontext_linear.learner import Transformer
 from incontext_linear.predictors import GradientDescent, OrdinaryLeastSquares, Ridge
 from incontext_linear.probing.alignment_config import PathsConfig, ReadingsConfig
@@ -112,7 +113,14 @@ def test_the_answers_that_are_read_are_the_predictors():
 
 
 def test_constructed_descent_reads_as_its_own_number_of_steps():
-    network = gradient_descent(2, 6, step_size=0.02, num_steps=4).float()
+    network = gradient_descent(
+        2,
+        6,
+        step_size=0.02,
+        num_steps=4,
+        constants=FLOAT32.model_copy(update={"padding": 1e4}),
+        dtype=torch.float32,
+    )
     config = ReadingsConfig(
         num_prompts=1500,
         num_test_prompts=200,

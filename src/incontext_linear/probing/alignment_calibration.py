@@ -43,6 +43,17 @@ _DESCENT = AlgorithmConfig(penalty=None, step_size=0.05, num_steps=2)
 _RIDGE = AlgorithmConfig(penalty=1.0, step_size=0.05, num_steps=2)
 
 
+class _Turned(nn.Module):
+    """A block between a turned residual stream and a turned residual stream."""
+
+    def __init__(self, block: nn.Module, rotation: nn.Parameter):
+        super().__init__()
+        self.block, self.rotation = block, rotation
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.block(hidden @ self.rotation) @ self.rotation.mT
+
+
 class Rotated(nn.Module):
     """A learner whose residual stream is turned, h → Rh; its answers stay what they are."""
 
@@ -50,10 +61,7 @@ class Rotated(nn.Module):
         super().__init__()
         self.base, self.rotation = base, nn.Parameter(rotation)
         self.dim, self.num_examples = base.dim, base.num_examples
-        self.blocks = [self._turned(block) for block in base.blocks]
-
-    def _turned(self, block: nn.Module):
-        return lambda hidden: block(hidden @ self.rotation) @ self.rotation.mT
+        self.blocks = nn.ModuleList(_Turned(block, self.rotation) for block in base.blocks)
 
     def forward(self, xs: Tensor, ys: Tensor) -> Tensor:
         """The base's own predictions (B, n)."""

@@ -89,15 +89,15 @@ def unnaturalness(
         1: the edited states are as near to the natural ones' mean as natural states are.
     """
     mask = positions_mask(positions, natural.shape[1]).to(natural.device)
-    mean = natural[:, mask].mean(0)
+    mean = natural[:, mask].double().mean(0)
     centred = (natural[:, mask] - mean).flatten(0, 1)
     covariance = centred.mT @ centred / len(centred)
     # Directions in which natural states do not vary at all cost much, and not infinitely much.
     jitter = 1e-6 * covariance.diagonal().mean() * torch.eye(len(covariance)).to(covariance)
     factor = torch.linalg.cholesky(covariance + jitter)
-    recipient = pairs.recipient[:, mask]
-    change = torch.einsum("bth,chr->cbtr", pairs.donor[:, mask] - recipient, bases)
-    edited = recipient + torch.einsum("cbtr,chr->cbth", change, bases)
+    recipient, donor = (states[:, mask].double() for states in (pairs.recipient, pairs.donor))
+    change = torch.einsum("bth,chr->cbtr", donor - recipient, bases.double())
+    edited = recipient + torch.einsum("cbtr,chr->cbth", change, bases.double())
     return _mahalanobis(edited - mean, factor) / _mahalanobis((recipient - mean)[None], factor)
 
 

@@ -13,6 +13,8 @@ learner does not answer as the causal model says even if asked, or the counterfa
 apart from its rivals'.
 """
 
+from collections.abc import Hashable
+
 import pandas as pd
 
 from incontext_linear.probing.alignment import Cell
@@ -72,10 +74,10 @@ def _passes(table: pd.DataFrame, rule: RuleConfig) -> pd.Series:
     )
 
 
-def _verdict(rows: pd.DataFrame, rule: RuleConfig) -> pd.Series:
+def _verdict(rows: pd.DataFrame, rule: RuleConfig) -> dict[Hashable, object]:
     first = rows.iloc[0]
     if not first["searched"]:
-        return first.to_dict() | {"verdict": NOT_READ, "rank": 0}  # type: ignore[return-value]
+        return first.to_dict() | {"verdict": NOT_READ, "rank": 0}
     found = rows[rows["passes"]]
     best = (found if len(found) else rows.sort_values("share", ascending=False)).iloc[0]
     if len(found):
@@ -86,4 +88,4 @@ def _verdict(rows: pd.DataFrame, rule: RuleConfig) -> pd.Series:
         verdict = NOT_TOLD_APART
     else:
         verdict = NOT_FOUND
-    return best.to_dict() | {"verdict": verdict}  # type: ignore[return-value]
+    return best.to_dict() | {"verdict": verdict}

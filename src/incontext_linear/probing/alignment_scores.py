@@ -67,11 +67,11 @@ class Scale:
     """The regressions that shares are measured against, for one causal model."""
 
     name: str
-    slope: Values
+    slope: Float[Tensor, " one"]
     """β, a single number."""
     weights: Float[Tensor, " regressor"]
     """Of ŷ_r and the rivals' counterfactuals."""
-    variance: Values
+    variance: Float[Tensor, ""]
     """E(c − βŷ_r)² on the pairs that it was fitted on."""
 
     @classmethod
@@ -108,7 +108,9 @@ class AnswerFit:
         return cls(_regress(pairs.rivals(name), answers))
 
 
-def _regress(known: Float[Tensor, "batch regressor"], values: Values) -> Values:
+def _regress(
+    known: Float[Tensor, "batch regressor"], values: Values
+) -> Float[Tensor, " regressor"]:
     """Least-squares weights without an intercept; of regressors that are equal, the smallest."""
     return torch.linalg.pinv(known.double(), rtol=1e-8).to(known) @ values
 

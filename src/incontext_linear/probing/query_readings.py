@@ -25,7 +25,7 @@ from incontext_linear.tasks import draw_prompts
 
 FAMILIES = ("gradient_descent", "ridge")
 PROMPTS_AT_ONCE = 1024
-_JITTER = 1e-7  # of the states' mean square: states of layer 0 do not span the whole width
+_JITTER = 1e-7
 
 
 def answers_along(
@@ -93,15 +93,10 @@ def read_queries(
         validation prompts, with its error on the test prompts.
     """
     arguments = model, task, examples_seen, config
-    sums = products = squares = None
+    sums, products = torch.tensor(0.0), torch.tensor(0.0)
     for states, values in _batches(*arguments, config.num_prompts, seed, "query readings"):
-        part = states.mT @ states, states.mT @ values
-        sums, products = part if sums is None else (sums + part[0], products + part[1])
-    assert sums is not None
-    squares = sums.diagonal(dim1=1, dim2=2)[:, :-1].mean(1)
-    jitter = _JITTER * squares[:, None] * torch.ones_like(sums[0, 0])
-    jitter[:, -1] = 0
-    readouts = torch.linalg.solve(sums + torch.diag_embed(jitter), products)  # (L, H + 1, V)
+        sums, products = sums + states.mT @ states, products + states.mT @ values
+    readouts = _fit(sums, products)
     choice, test = (
         _errors(readouts, _batches(*arguments, config.num_test_prompts, seed, f"readings {part}"))
         for part in ("validation", "test")
@@ -114,6 +109,20 @@ def read_queries(
     validated = keys.assign(error=(choice[0].mean(0) / choice[1].mean(0)).flatten().cpu().numpy())
     best = validated.groupby(["layer", "family"], sort=False)["error"].idxmin()
     return table, table.loc[best].reset_index(drop=True)
+
+
+def _fit(
+    sums: Float[Tensor, "layer feature feature"], products: Float[Tensor, "layer feature value"]
+) -> Float[Tensor, "layer feature value"]:
+    """Least squares with an intercept, the last feature, from sums of products."""
+    number = sums[:, -1:, -1:]
+    mean, mean_value = sums[:, :-1, -1:] / number, products[:, -1:] / number
+    covariance = sums[:, :-1, :-1] / number - mean @ mean.mT
+    # States of the first layers do not span the whole width.
+    jitter = _JITTER * covariance.diagonal(dim1=1, dim2=2).mean(1)
+    covariance = covariance + jitter[:, None, None] * torch.eye(covariance.shape[-1]).to(covariance)
+    slopes = torch.linalg.solve(covariance, products[:, :-1] / number - mean @ mean_value)
+    return torch.cat((slopes, mean_value - mean.mT @ slopes), dim=1)
 
 
 def _errors(
