@@ -280,10 +280,11 @@ def _check_alignment(alignment: AlignmentConfig, task: TaskConfig, model: ModelC
             f"alignment.layers: layers {missing} do not exist; allowed: 0 (the embedding) to "
             f"{model.num_layers} (model.num_layers)"
         )
-    try:
-        alignment.examples_for(task.dim, task.num_examples)
-    except ValueError as error:
-        problems.append(str(error))
+    if alignment.examples_seen is not None:
+        try:
+            alignment.examples_for(task.dim, task.num_examples)
+        except ValueError as error:
+            problems.append(str(error))
     return problems
 
 

@@ -36,7 +36,9 @@ def test_a_panel_a_causal_model_and_found_places_are_filled(verdicts: pd.DataFra
         for line in first.lines
         if line.get_marker() == "o" and line.get_markerfacecolor() == line.get_color()
     ]
-    assert [list(line.get_xdata()) for line in filled if len(line.get_xdata()) == 1] == [[0]]
+    assert [
+        np.asarray(line.get_xdata()).tolist() for line in filled if np.size(line.get_xdata()) == 1
+    ] == [[0]]
     assert first.get_ylim()[0] > -1  # an exchange that does harm does not squeeze the others
 
 
@@ -55,7 +57,7 @@ def test_ranks_are_shown_for_the_best_layer_of_each_place():
     shares = shares.assign(low=shares["share"], high=shares["share"])
     (axes,) = plot_ranks(shares, *RUN).axes
     assert [text.get_text() for text in axes.texts] == ["layer 1"]
-    assert list(axes.lines[0].get_ydata()) == [0.4, 0.9]
+    assert np.asarray(axes.lines[0].get_ydata()).tolist() == [0.4, 0.9]
 
 
 def test_the_reading_figure_names_its_edges():
@@ -83,4 +85,6 @@ def test_the_reading_figure_names_its_edges():
     held, paths, ablated, *_ = plot_reading(readings, edges, scores, heads, *RUN).axes
     assert [text.get_text() for text in paths.texts] == ["1.0 x", "2.1 y"]
     assert len(held.lines) == 2  # the embedding is left out
-    np.testing.assert_allclose(ablated.images[0].get_array(), [[2, 1], [np.log10(20), 0]])
+    np.testing.assert_allclose(
+        np.asarray(ablated.images[0].get_array()), [[2, 1], [np.log10(20), 0]]
+    )

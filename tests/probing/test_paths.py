@@ -1,5 +1,7 @@
 """Path patching, head ablation, attention patterns and readings against direct computations."""
 
+from typing import Any
+
 import pandas as pd
 import pytest
 import torch
@@ -26,12 +28,12 @@ FEW = BootstrapConfig(num_resamples=50)
 
 
 @pytest.fixture(scope="module")
-def learner() -> Transformer:
+def learner() -> Any:
     model = Transformer(2, 6, ModelConfig(num_layers=2, num_heads=2, width=16))
     return model.initialize(generator(0, "test")).eval()
 
 
-def test_no_edge_is_the_recipients_answer_and_all_edges_are_the_donors(learner: Transformer):
+def test_no_edge_is_the_recipients_answer_and_all_edges_are_the_donors(learner: Any):
     pairs = PromptPairs.draw(TASK, 6, 4, 0, "test")
     sets = torch.zeros(2, 2, 2, 2, dtype=torch.bool)
     sets[1] = True
@@ -42,7 +44,7 @@ def test_no_edge_is_the_recipients_answer_and_all_edges_are_the_donors(learner: 
         torch.testing.assert_close(answers, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_one_edge_changes_the_keys_and_values_of_its_head_and_tokens(learner: Transformer):
+def test_one_edge_changes_the_keys_and_values_of_its_head_and_tokens(learner: Any):
     pairs = PromptPairs.draw(TASK, 6, 4, 0, "test")
     edge = torch.zeros(1, 2, 2, 2, dtype=torch.bool)
     edge[0, 1, 0, 1] = True  # second block, first head, y-tokens
@@ -71,7 +73,7 @@ def test_constructed_descent_is_read_through_one_edge():
     assert shares["random"] < 0.5
 
 
-def test_ablating_a_head_puts_its_mean_everywhere(learner: Transformer):
+def test_ablating_a_head_puts_its_mean_everywhere(learner: Any):
     table = ablate_heads(learner, TASK, 4, 32, 0)
     assert len(table) == 4
     prompts = draw_prompts(TASK, 32, 0, 0, "head ablation")

@@ -166,21 +166,22 @@ def _draw_readings(axes: Axes, readings: pd.DataFrame) -> None:
 
 def _draw_edges(axes: Axes, edges: pd.DataFrame, scores: pd.DataFrame) -> None:
     axes.plot(edges["order"], edges["chosen_share"], color=PALETTE[0], marker="o", label="chosen")
-    for row in edges.itertuples():
-        label = f"{row.layer}.{row.head} {str(row.tokens)[0]}"
-        place = (row.order, max(row.chosen_share, _RANGE[0]))
+    for row in edges.to_dict("records"):
+        label = f"{row['layer']}.{row['head']} {row['tokens'][0]}"
+        place = (row["order"], max(row["chosen_share"], _RANGE[0]))
         axes.annotate(label, place, fontsize=7, color=MUTED, ha="center", va="bottom")
     shown = scores.set_index("edges")
+    share_of = shown["share"].astype(float).to_dict()
     for name, label, color in (
         ("chosen", "chosen, new pairs", PALETTE[0]),
         ("without_chosen", "all others", PALETTE[1]),
         ("random", "as many at random", MUTED),
     ):
-        share = max(float(shown.loc[name, "share"]), _RANGE[0])
+        share = max(share_of[name], _RANGE[0])
         axes.axhline(share, color=color, linestyle="--", linewidth=1.2, label=label)
     axes.set_ylim(*_RANGE)
     axes.legend(frameon=False, fontsize=8, loc="center right")
-    total = int(shown.loc["all", "number"])
+    total = int(shown["number"].to_dict()["all"])
     title = f"edges exchanged, of {total} (layer.head tokens)"
     prepare_axes(axes, title, "number of edges", "share of the donor's answer")
 

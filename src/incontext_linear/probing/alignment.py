@@ -14,16 +14,18 @@ Shape letters: C searches, B pairs, H width, R largest rank.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import pandas as pd
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from incontext_linear.config import TaskConfig
 from incontext_linear.learner.base import ContinuableLearner
 from incontext_linear.probing.alignment_config import AlignmentConfig, SearchConfig
 from incontext_linear.probing.alignment_controls import (
+    natural_span,
     random_bases,
     read_directions,
     split_bases,
@@ -91,9 +93,14 @@ class Place:
     train: LayerPairs
     test: LayerPairs
 
+    @cached_property
+    def span(self) -> Float[Tensor, "width varying"]:
+        """The directions in which natural states vary here."""
+        return natural_span(self.train, self.positions)
+
 
 def align(
-    model: ContinuableLearner,
+    model: ContinuableLearner | nn.Module,
     task: TaskConfig,
     config: AlignmentConfig,
     seed: int,
@@ -130,12 +137,12 @@ def align(
         PromptPairs.draw(task, number, seen, seed, f"alignment {part}", dtype, device)
         for part, number in (("search", size), ("test", config.num_test_pairs))
     )
-    model, found = frozen(model), None
+    network, found = frozen(model), None
     tables: list[pd.DataFrame] = []
-    for train, test in zip(layer_pairs(model, fitted), layer_pairs(model, scored), strict=True):
+    for train, test in zip(layer_pairs(network, fitted), layer_pairs(network, scored), strict=True):
         if found is None:
-            found = _prepare(model, (fitted, train), (scored, test), config, seed, shuffle)
-            ceilings = ceiling_shares(model, found.models, scored, found.train, found.test)
+            found = _prepare(network, (fitted, train), (scored, test), config, seed, shuffle)
+            ceilings = ceiling_shares(network, found.models, scored, found.train, found.test)
         if config.layers is not None and train.layer not in config.layers:
             continue
         for positions in config.positions:
@@ -216,6 +223,7 @@ def _best_bases(
             search.model,
             place.train[fitted],
             place.positions,
+            place.span,
             wanted[:, fitted],
             scale,
             search.ranks,
@@ -239,6 +247,7 @@ def learn_bases(
     model: ContinuableLearner,
     pairs: LayerPairs,
     positions: str,
+    span: Float[Tensor, "width varying"],
     wanted: Float[Tensor, "search batch"],
     scale: Float[Tensor, " search"],
     ranks: Sequence[int],
@@ -251,6 +260,7 @@ def learn_bases(
         model: the learner, frozen.
         pairs: states of one layer.
         positions: where they are exchanged.
+        span: orthonormal columns that the subspaces lie in.
         wanted: the counterfactuals.
         scale: what each one's mean squared error is divided by.
         ranks: ascending.
@@ -258,25 +268,28 @@ def learn_bases(
         seed: of the start and of the batches.
 
     Returns:
-        Orthonormal columns (C, H, R), R the largest rank.
+        Orthonormal columns (C, H, R), R the largest rank that the span has.
     """
-    width = pairs.recipient.shape[-1]
+    size = span.shape[1]
+    most = min(ranks[-1], size)
     rng = generator(seed, f"alignment at the {positions}", pairs.layer)
-    start = torch.randn(len(wanted), width, ranks[-1], generator=rng)
-    raw = start.to(pairs.recipient).requires_grad_()
+    raw = torch.randn(len(wanted), size, most, generator=rng).to(span).requires_grad_()
     optimizer = torch.optim.Adam([raw], lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.num_steps)
     rank_of = torch.tensor(ranks)[torch.arange(config.batch_size) % len(ranks)]
-    kept = (torch.arange(ranks[-1]) < rank_of[:, None]).to(raw).expand(len(wanted), -1, -1)
+    kept = (torch.arange(most) < rank_of[:, None]).to(raw).expand(len(wanted), -1, -1)
     for _ in range(config.num_steps):
         rows = torch.randint(len(pairs), (config.batch_size,), generator=rng).to(raw.device)
-        answers = exchange(model, pairs[rows], positions, torch.linalg.qr(raw).Q, kept)
-        loss = ((answers - wanted[:, rows]).square().mean(1) / scale).sum()
+        bases = span @ torch.linalg.qr(raw).Q
+        answers = exchange(model, pairs[rows], positions, bases, kept)
+        errors = (answers - wanted[:, rows]).square() / scale[:, None]
+        # Grows like the error's size, not like its square: a few pairs would steer the search.
+        loss = ((1 + errors).sqrt() - 1).mean(1).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-    return torch.linalg.qr(raw.detach()).Q
+    return span @ torch.linalg.qr(raw.detach()).Q
 
 
 def _score(
@@ -286,14 +299,14 @@ def _score(
     config, terms, rows = search.config, [], {}
     few = place.train[:FEW]
     with torch.enable_grad():
-        read = read_directions(search.model, few, place.positions, config.read_share)
+        read = read_directions(search.model, few, place.positions, config.read_share, place.span)
     rng = generator(search.seed, "random subspaces", place.test.layer)
     for rank in search.ranks:
         shown = bases[:, :, :rank]
         parts = torch.cat((shown, *split_bases(shown, read)))
         edited, readable, dormant = _answers(search, place.test, place, parts).chunk(3)
         fitted = _answers(search, few, place, shown)
-        drawn = random_bases(config.num_random, shown.shape[1], rank, rng, shown)
+        drawn = random_bases(config.num_random, place.span, rank, rng)
         at_random = _answers(search, place.test, place, drawn)
         unnatural = unnaturalness(place.train.recipient, place.test, place.positions, shown)
         for at, name in enumerate(names):

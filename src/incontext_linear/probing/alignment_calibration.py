@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from incontext_linear.config import TaskConfig
 from incontext_linear.construction import ConstructedTransformer, gradient_descent, ridge
 from incontext_linear.construction.config import FLOAT64
-from incontext_linear.learner.base import ContinuableLearner
 from incontext_linear.probing.alignment import align
 from incontext_linear.probing.alignment_config import (
     NETWORKS,
@@ -82,7 +81,7 @@ class Rotated(nn.Module):
 
 def build_network(
     name: str,
-) -> tuple[ContinuableLearner, ConstructedTransformer, TaskConfig, AlgorithmConfig]:
+) -> tuple[nn.Module, ConstructedTransformer, TaskConfig, AlgorithmConfig]:
     """A network by name, the constructed one inside it, its task and its algorithm.
 
     Raises:

@@ -14,19 +14,39 @@ from torch import Tensor
 from incontext_linear.learner.base import ContinuableLearner
 from incontext_linear.probing.exchange import LayerPairs, answers_from, positions_mask
 
+LEAST_VARIANCE = 1e-7
+"""Directions with a smaller share of the largest variance than this hold rounding alone."""
 LEAST_SINE = 1e-2
 """A direction that a projection shortens to less than this has no part in its range."""
 
 
+def natural_span(pairs: LayerPairs, positions: str) -> Float[Tensor, "width varying"]:
+    """The directions in which natural states vary between prompts, as orthonormal columns.
+
+    Subspaces are searched within them: along any other direction recipient and donor are equal, so
+    that nothing can be exchanged there, but an exchange could leave the span of natural states.
+    """
+    mask = positions_mask(positions, pairs.recipient.shape[1]).to(pairs.recipient.device)
+    change = (pairs.donor - pairs.recipient)[:, mask].double().flatten(0, 1)
+    values, vectors = torch.linalg.eigh(change.mT @ change / len(change))
+    return vectors[:, values > LEAST_VARIANCE * values.max()].flip(1).to(pairs.recipient)
+
+
 def random_bases(
-    number: int, width: int, rank: int, rng: torch.Generator, like: Tensor
+    number: int, span: Float[Tensor, "width varying"], rank: int, rng: torch.Generator
 ) -> Float[Tensor, "subspace width rank"]:
-    """Orthonormal bases of random subspaces."""
-    return torch.linalg.qr(torch.randn(number, width, rank, generator=rng).to(like)).Q
+    """Orthonormal bases of random subspaces of a span."""
+    size = span.shape[1]
+    drawn = torch.randn(number, size, min(rank, size), generator=rng).to(span)
+    return span @ torch.linalg.qr(drawn).Q
 
 
 def read_directions(
-    model: ContinuableLearner, pairs: LayerPairs, positions: str, share: float
+    model: ContinuableLearner,
+    pairs: LayerPairs,
+    positions: str,
+    share: float,
+    span: Float[Tensor, "width varying"],
 ) -> Float[Tensor, "width read"]:
     """The directions that later layers read: eigenvectors of the answer's squared gradient.
 
@@ -38,6 +58,7 @@ def read_directions(
         pairs: states of one layer.
         positions: at which tokens.
         share: of the squared gradient that the directions hold together.
+        span: the directions in which states vary; no others are looked at.
 
     Returns:
         Orthonormal columns.
@@ -47,11 +68,11 @@ def read_directions(
     moved = torch.where(mask[:, None], half_way, pairs.recipient)
     hidden = torch.cat((pairs.recipient, moved)).requires_grad_()
     (gradient,) = torch.autograd.grad(answers_from(model, hidden, pairs.layer).sum(), hidden)
-    flat = gradient[:, mask].flatten(0, 1)
+    flat = gradient[:, mask].flatten(0, 1) @ span
     values, vectors = torch.linalg.eigh(flat.mT @ flat)
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
     needed = int((values.cumsum(0) < share * values.sum()).sum()) + 1
-    return vectors[:, :needed]
+    return span @ vectors[:, :needed]
 
 
 def split_bases(

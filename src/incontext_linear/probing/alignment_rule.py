@@ -13,7 +13,7 @@ learner does not answer as the causal model says even if asked, or the counterfa
 apart from its rivals'.
 """
 
-from collections.abc import Hashable
+from typing import Any
 
 import pandas as pd
 
@@ -74,7 +74,7 @@ def _passes(table: pd.DataFrame, rule: RuleConfig) -> pd.Series:
     )
 
 
-def _verdict(rows: pd.DataFrame, rule: RuleConfig) -> dict[Hashable, object]:
+def _verdict(rows: pd.DataFrame, rule: RuleConfig) -> dict[Any, Any]:
     first = rows.iloc[0]
     if not first["searched"]:
         return first.to_dict() | {"verdict": NOT_READ, "rank": 0}

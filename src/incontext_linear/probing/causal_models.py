@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from incontext_linear.dotted import import_dotted
+from incontext_linear.config import import_dotted
 
 Weights = Float[Tensor, "batch dim"]
 Answers = Float[Tensor, " batch"]

@@ -79,7 +79,7 @@ def prompt_of(examples: Examples) -> tuple[Tensor, Tensor]:
     return xs, torch.nn.functional.pad(examples.ys, (0, 1))
 
 
-def frozen(model: ContinuableLearner) -> ContinuableLearner:
+def frozen(model: ContinuableLearner | nn.Module) -> ContinuableLearner:
     """A copy whose weights take no gradient, so that a search pays for its subspaces alone."""
     if not isinstance(model, nn.Module):
         return model

@@ -20,7 +20,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from incontext_linear.config import BootstrapConfig, TaskConfig
-from incontext_linear.learner.base import residual_streams
+from incontext_linear.learner.base import (
+    ContinuableLearner,
+    LayeredLearner,
+    residual_streams,
+)
 from incontext_linear.learner.transformer import Block, Transformer
 from incontext_linear.predictors import OrdinaryLeastSquares
 from incontext_linear.probing.alignment_config import PathsConfig
@@ -71,7 +75,9 @@ class QueryReading:
 
 def _offered(model: Transformer, xs: Tensor, ys: Tensor) -> tuple[ReadTokens, ...]:
     offered = []
-    entering = zip(model.blocks, residual_streams(model, xs, ys), strict=False)
+    entering = zip(
+        model.blocks, residual_streams(cast(LayeredLearner, model), xs, ys), strict=False
+    )
     for block, (_, hidden) in entering:
         block = cast(Block, block)
         _, key, value = block.attention.heads(block.attention_norm(hidden[:, :-1]))
@@ -233,7 +239,9 @@ def ablate_heads(
     reference, variance = OrdinaryLeastSquares()(xs, ys)[:, -1], ys.var()
     intact = model(xs, ys)[:, -1]
     rows = []
-    entering = zip(model.blocks, residual_streams(model, xs, ys), strict=False)
+    entering = zip(
+        model.blocks, residual_streams(cast(LayeredLearner, model), xs, ys), strict=False
+    )
     for layer, (block, (_, hidden)) in enumerate(entering, start=1):
         block = cast(Block, block)
         attention = block.attention
@@ -245,7 +253,7 @@ def ablate_heads(
             without = parts.clone()
             without[:, :, head] = parts[:, :, head].mean(0)
             after = hidden + attention.project_out(without.flatten(-2))
-            answers = answers_from(model, after + block.mlp(after), layer)
+            answers = answers_from(cast(ContinuableLearner, model), after + block.mlp(after), layer)
             rows.append(
                 {
                     "layer": layer,

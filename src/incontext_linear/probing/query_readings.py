@@ -9,6 +9,7 @@ Shape letters: L layers, H width, V values that are read, B prompts.
 """
 
 from collections.abc import Iterator
+from typing import cast
 
 import pandas as pd
 import torch
@@ -70,7 +71,7 @@ def _batches(
 
 @torch.no_grad()
 def read_queries(
-    model: LayeredLearner,
+    model: LayeredLearner | torch.nn.Module,
     task: TaskConfig,
     examples_seen: int,
     config: ReadingsConfig,
@@ -92,7 +93,7 @@ def read_queries(
         ``low``, ``high``. And, per layer and family, the number that is read best: chosen on
         validation prompts, with its error on the test prompts.
     """
-    arguments = model, task, examples_seen, config
+    arguments = cast(LayeredLearner, model), task, examples_seen, config
     sums, products = torch.tensor(0.0), torch.tensor(0.0)
     for states, values in _batches(*arguments, config.num_prompts, seed, "query readings"):
         sums, products = sums + states.mT @ states, products + states.mT @ values

@@ -88,10 +88,10 @@ def report_alignment_metrics(
     """Shares with the layer as step, the paths' faithfulness, and the calibration's counts."""
     metrics = metric_histories(verdicts, "alignment", ["model", "positions"], "layer", "share")
     metrics = {name: points for name, points in metrics.items() if points}
-    for row in scores.itertuples():
-        metrics[f"paths.{row.edges}"] = metric_history([0], [row.share])
+    for edges, share in zip(scores["edges"], scores["share"].tolist(), strict=True):
+        metrics[f"paths.{edges}"] = metric_history([0], [share])
     chosen = scores.loc[scores["edges"] == "chosen", "number"]
-    metrics["paths.number"] = metric_history([0], chosen)
+    metrics["paths.number"] = metric_history([0], chosen.tolist())
     for name in ("held", "held_found", "not_held", "not_held_found"):
-        metrics[f"alignment.calibration.{name}"] = metric_history([0], [summary[name].sum()])
+        metrics[f"alignment.calibration.{name}"] = metric_history([0], [float(summary[name].sum())])
     return metrics
