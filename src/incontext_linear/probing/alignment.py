@@ -282,9 +282,7 @@ def learn_bases(
         rows = torch.randint(len(pairs), (config.batch_size,), generator=rng).to(raw.device)
         bases = span @ torch.linalg.qr(raw).Q
         answers = exchange(model, pairs[rows], positions, bases, kept)
-        errors = (answers - wanted[:, rows]).square() / scale[:, None]
-        # Grows like the error's size, not like its square: a few pairs would steer the search.
-        loss = ((1 + errors).sqrt() - 1).mean(1).sum()
+        loss = ((answers - wanted[:, rows]).square().mean(1) / scale).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -57,7 +57,7 @@ class SearchConfig(Config):
     """How subspaces are learned: Adam on an orthonormal basis whose first r columns are rank r."""
 
     num_steps: PositiveInt = 150
-    batch_size: PositiveInt = 16
+    batch_size: PositiveInt = 32
     """Pairs a step; each is exchanged at one of the ranks."""
     learning_rate: PositiveFloat = 0.1
     restarts: PositiveInt = 1
@@ -65,8 +65,8 @@ class SearchConfig(Config):
 
 
 class RuleConfig(Config):
-    """When a variable counts as found in a layer and at positions; fixed by calibration on
-    constructed networks, before any trained learner was looked at.
+    """When a variable counts as found in a layer and at positions; thresholds by judgement, which
+    no calibration has confirmed (docs/results/causality.md).
     """
 
     share: Fraction = 0.9

@@ -1,4 +1,4 @@
-"""When a variable counts as found, by a rule that was fixed on constructed networks.
+"""When a variable counts as found in a layer and at positions.
 
 At a layer and positions, a variable is found at the smallest rank at which all of this holds:
 
@@ -66,7 +66,8 @@ def _passes(table: pd.DataFrame, rule: RuleConfig) -> pd.Series:
     """All conditions that need no control learner and no shuffled search."""
     ceiling = table["ceiling"].fillna(1.0).clip(upper=1.0)
     return (
-        (ceiling >= rule.ceiling)
+        table["searched"]
+        & (ceiling >= rule.ceiling)
         & (table["share"] >= rule.share * ceiling)
         & (table["specific_low"] >= rule.specific)
         & (table["random"] <= rule.control * table["share"])
