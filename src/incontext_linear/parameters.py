@@ -269,7 +269,7 @@ def _check_identification(settings: IdentificationConfig, task: TaskConfig) -> l
             f"{name}.families: {[family.name for family in families]} are left; allowed: at least "
             "two, one of them with free numbers"
         )
-    return None
+    return problems
 
 
 def _check_alignment(alignment: AlignmentConfig, task: TaskConfig, model: ModelConfig) -> list[str]:
