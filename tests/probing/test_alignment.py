@@ -17,7 +17,12 @@ from incontext_linear.probing.alignment_calibration import (
     calibration_summary,
     held_variables,
 )
-from incontext_linear.probing.alignment_config import NETWORKS, AlignmentConfig, RuleConfig
+from incontext_linear.probing.alignment_config import (
+    NETWORKS,
+    AlignmentConfig,
+    RuleConfig,
+    SearchConfig,
+)
 from incontext_linear.probing.alignment_controls import random_bases, split_bases, unnaturalness
 from incontext_linear.probing.alignment_rule import candidates, decide
 from incontext_linear.probing.alignment_scores import AnswerFit, Counterfactuals, Scale, share_table
@@ -153,7 +158,8 @@ def test_states_exchanged_whole_are_as_natural_as_any(learner: Any):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_constructed_networks_are_the_algorithms_that_they_are_said_to_be(name: str):
-    model, _, task, algorithm = build_network(name)
+    built, _, task, algorithm = build_network(name)
+    model: Any = built
     pairs = PromptPairs.draw(task, 5, task.num_examples - 1, 0, "network", torch.float64)
     recipient = pairs.recipient
     weights = algorithm.build().solve(recipient.gram, recipient.moment)
@@ -192,7 +198,7 @@ def test_the_search_finds_the_sums_and_not_where_they_are_no_longer_read():
         num_train_pairs=512,
         num_test_pairs=128,
         bootstrap=FEW,
-        search={"num_steps": 120},
+        search=SearchConfig(num_steps=120),
     )
     table = align(model, task, config, 0, dtype=torch.float64)
     y_tokens = table[table["positions"] == "y_tokens"].set_index("model")
@@ -215,7 +221,7 @@ def test_shuffled_counterfactuals_are_followed_by_no_subspace(learner: Any):
         num_train_pairs=128,
         num_validation_pairs=32,
         num_test_pairs=128,
-        search={"num_steps": 3, "restarts": 2},
+        search=SearchConfig(num_steps=3, restarts=2),
         bootstrap=FEW,
     )
     cells = {(1, "query", "answer")}
