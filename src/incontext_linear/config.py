@@ -8,8 +8,8 @@ import importlib
 import inspect
 import math
 import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -191,28 +191,195 @@ def _divisors(number: int) -> list[int]:
     return sorted({*small, *(number // m for m in small)})
 
 
-class ModelConfig(Config):
-    """Shape of the in-context learner. The defaults are the paper's."""
+class LearnerConfig(Config):
+    """Shape of a learner: the base of all architectures' configs, chosen among them by ``type``.
 
+    ``LearnerConfig.model_validate`` gives the config of the class that ``type`` names: without one
+    the paper's transformer, with a dotted path a network of one's own.
+    """
+
+    type: str
+
+    _shipped: ClassVar[dict[str, "type[LearnerConfig]"]] = {}
+    """Name → config, of every architecture that has been imported."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Make the types that a class names known."""
+        super().__pydantic_init_subclass__(**kwargs)
+        for name in get_args(cls.model_fields["type"].annotation):
+            LearnerConfig._shipped[name] = cls
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _of_the_type_given(cls, value: Any, handler: Callable[[Any], Any]) -> Any:
+        if cls is not LearnerConfig or not isinstance(value, Mapping):
+            return handler(value)
+        chosen = cls.of_type(value.get("type"))
+        return chosen.model_validate(chosen.without_foreign_sizes(value))
+
+    @classmethod
+    def of_type(cls, name: Any) -> "type[LearnerConfig]":
+        """The config of a type; None means the transformer.
+
+        Raises:
+            ValueError: on a type that is neither an architecture nor a dotted path.
+        """
+        if name is None:
+            return ModelConfig
+        if name in cls._shipped:
+            return cls._shipped[name]
+        if isinstance(name, str) and "." in name:
+            return CustomConfig
+        allowed = ", ".join(map(repr, cls._shipped))
+        raise ValueError(
+            f"type={name!r} is not known; allowed: {allowed}, or the dotted path of a "
+            "torch.nn.Module"
+        )
+
+    @classmethod
+    def without_foreign_sizes(cls, value: Mapping[str, Any]) -> dict[str, Any]:
+        """Leave out the sizes that an environment gives for its transformer, and that this
+        architecture does not have.
+        """
+        return {n: v for n, v in value.items() if n not in SIZES or n in cls.model_fields}
+
+    @property
+    def depth(self) -> int | None:
+        """Number of residual streams behind the embedding; None: not known before it is built."""
+        return getattr(self, "num_layers", None)
+
+    @property
+    def any_length(self) -> bool:
+        """Whether it takes longer prompts than it was trained on."""
+        return True
+
+    @property
+    def sizes(self) -> str:
+        """All that decides whether weights fit, as ``field=value``."""
+        return " ".join(f"{name}={value}" for name, value in self.model_dump().items())
+
+    @property
+    def words(self) -> str:
+        """For the titles of figures."""
+        given = self.model_dump()
+        layers, width = given.get("num_layers"), given.get("width")
+        parts = [f"{layers} layers" if layers else "", f"width {width}" if width else ""]
+        return " of ".join(part for part in parts if part) + f", {self.type}"
+
+    def numerics(self) -> dict[str, Any]:
+        """What a training depends on, as JSON: its fingerprint is made of this."""
+        return self.model_dump(mode="json")
+
+
+SIZES = ("num_layers", "num_heads", "width", "mlp_width")
+"""Fields of the transformer that every environment gives."""
+
+
+class ModelConfig(LearnerConfig):
+    """Shape of the paper's transformer; the defaults are the paper's."""
+
+    type: Literal["transformer"] = "transformer"
     num_layers: PositiveInt = 16
     num_heads: PositiveInt = 4
     width: PositiveInt = 512
-    mlp_width: PositiveInt | None = None
-    """Hidden units of each MLP; None: four times the width."""
+    mlp_width: NonNegativeInt | None = None
+    """Hidden units of each MLP; None: four times the width; 0: no MLP."""
+    norm: Literal["layer", "none"] = "layer"
+    """Before each branch and the read-out: ``layer``, a LayerNorm; ``none``, nothing."""
+    positions: Literal["learned", "rotary", "none"] = "learned"
+    """``learned``: a vector for each token; ``rotary``: queries and keys are turned by their place
+    (RoPE; Su et al. 2021); ``none``: only the causal mask tells places apart (NoPE). Without
+    learned ones a prompt may be longer than in training."""
 
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> "ModelConfig":
+    def _heads_divide_width(self) -> Self:
         if self.width % self.num_heads:
             raise ValueError(
                 f"num_heads={self.num_heads} does not divide width={self.width}; "
                 f"allowed numbers of heads: {', '.join(map(str, _divisors(self.width)))}"
             )
+        if self.positions == "rotary" and self.width // self.num_heads % 2:
+            raise ValueError(
+                f"positions='rotary' turns pairs of channels, and width={self.width} with "
+                f"num_heads={self.num_heads} gives a head {self.width // self.num_heads}; allowed: "
+                "an even number"
+            )
         return self
 
     @property
+    def any_length(self) -> bool:
+        """Learned positions end with the longest prompt of the training."""
+        return self.positions != "learned"
+
+    @property
     def mlp_units(self) -> int:
-        """Hidden units of each MLP."""
-        return self.mlp_width or 4 * self.width
+        """Hidden units of each MLP; 0: there is none."""
+        return 4 * self.width if self.mlp_width is None else self.mlp_width
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether this is the paper's transformer, without any option."""
+        return type(self) is ModelConfig and self.mlp_units > 0 and not self._options()
+
+    def _options(self) -> dict[str, Any]:
+        """Fields beside the sizes that are not as in the paper's transformer."""
+        fields = ModelConfig.model_fields
+        return {
+            name: value
+            for name, value in self.model_dump(mode="json", exclude=set(SIZES)).items()
+            if name not in fields or value != fields[name].default
+        }
+
+    @property
+    def sizes(self) -> str:
+        """As `LearnerConfig.sizes`; of the paper's transformer its sizes alone."""
+        given = {
+            "num_layers": self.num_layers,
+            "num_heads": self.num_heads,
+            "width": self.width,
+            "mlp_width": self.mlp_units,
+        }
+        return " ".join(f"{name}={value}" for name, value in (given | self._options()).items())
+
+    @property
+    def words(self) -> str:
+        """For the titles of figures."""
+        options = [
+            value if name == "type" else f"{name}: {value}"
+            for name, value in self._options().items()
+        ]
+        words = f"{self.num_layers} layers of width {self.width}, {self.num_heads} heads"
+        return ", ".join([words, *map(str, options)])
+
+    def numerics(self) -> dict[str, Any]:
+        """The four sizes and what departs from the paper, so that fingerprints made before there
+        were options stay as they are.
+        """
+        return self.model_dump(mode="json", include=set(SIZES)) | self._options()
+
+
+class CustomConfig(LearnerConfig):
+    """A network of one's own: the dotted path of its class, and its constructor's arguments."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the parameters give beside the type."""
+        return dict(self.model_extra or {})
+
+    @classmethod
+    def without_foreign_sizes(cls, value: Mapping[str, Any]) -> dict[str, Any]:
+        """All of it: which sizes its constructor takes is known once it is imported."""
+        return dict(value)
+
+    @property
+    def words(self) -> str:
+        """For the titles of figures."""
+        return self.type.rpartition(".")[2]
 
 
 class DataGenerationConfig(Config):
@@ -226,7 +393,8 @@ class EvaluationConfig(Config):
     """Which prompts a learner is measured on: those of its task, but for what is given here."""
 
     task: dict[str, Any] = Field(default={})
-    """Fields of the task that differ at test time: noise_std, inputs, weights, pool_size."""
+    """Fields of the task that differ at test time: num_examples (of the comparison's prompts, also
+    more than in training, where the learner takes them), noise_std, inputs, weights, pool_size."""
 
     def over(self, task: TaskConfig) -> TaskConfig:
         """The task that prompts are drawn from.
@@ -234,7 +402,7 @@ class EvaluationConfig(Config):
         Raises:
             ValueError: if a field does not exist, or decides the learner's shape.
         """
-        allowed = [n for n in TaskConfig.model_fields if n not in ("dim", "num_examples")]
+        allowed = [n for n in TaskConfig.model_fields if n != "dim"]
         wrong = [name for name in self.task if name not in allowed]
         if wrong:
             raise ValueError(

@@ -7,12 +7,13 @@ import pkgutil
 import sqlite3
 from collections import Counter
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import click
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
-from kedro.io import DataCatalog, DatasetError
+from kedro.io import DataCatalog, DatasetError, MemoryDataset
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
@@ -25,13 +26,16 @@ from incontext_linear.environment import (
     sole_run,
 )
 from incontext_linear.files import UnreadableFileError
-from incontext_linear.learner.saved import check_same_shape
+from incontext_linear.learner.base import check_learner
+from incontext_linear.learner.saved import Learner, check_same_shape
+from incontext_linear.learner.sources import LearnerSource, load_source
 from incontext_linear.parameters import ParameterError, check_parameters
 from incontext_linear.phase_diagram.variants import PhaseDiagramError
 from incontext_linear.progress import announce
 from incontext_linear.rehearsal import rehearse
 from incontext_linear.runs.locks import LOCK_FILE, holds
 from incontext_linear.runs.session import VARIANT_IS_SET
+from incontext_linear.tracking import learner_of_run
 from incontext_linear.training import TrainingDivergedError
 
 logger = logging.getLogger(__name__)
@@ -39,6 +43,13 @@ logger = logging.getLogger(__name__)
 SELF_EXPLANATORY = (MeasurementError, PhaseDiagramError, TrainingDivergedError, UnreadableFileError)
 """Errors of nodes that are not the project's but of what was asked of it."""
 
+
+PURPOSES = {
+    "select": "probing",
+    "measure_progress": "layerwise",
+    "measure_causality": "interventions",
+}
+"""Function of a node that reads the learner → what it needs of it, beside predictions."""
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
@@ -75,6 +86,7 @@ class ProjectChecks:
             raw = read_configuration(loader, "parameters")
             read_configuration(loader, "catalog")
             self._data = data_folder(context.project_path, loader)
+            self._project = Path(context.project_path)
             if "variant" in raw and "variant" not in (loader.runtime_params or {}):
                 raise click.ClickException(VARIANT_IS_SET)
             self._parameters = check_parameters(raw)
@@ -91,6 +103,8 @@ class ProjectChecks:
         if not (self._parameters.variant or holds(self._data / LOCK_FILE)):
             # A session of Kedro's own class, made in a program: ours holds the lock already.
             self._lock.enter_context(sole_run(self._data))
+        if self._parameters.learner is not None:
+            self._take_learner(self._parameters.learner, pipeline, catalog)
         self._check_inputs_exist(run_params, pipeline, catalog)
         try:
             names = [node.name for node in pipeline.nodes]
@@ -98,7 +112,7 @@ class ProjectChecks:
         except ValueError as error:
             raise click.ClickException(f"The parameters are not valid:\n{error}") from None
         if "learner" in pipeline.inputs():
-            self._check_learner(catalog)
+            self._check_learner(pipeline, catalog)
 
     @hook_impl(trylast=True)
     def after_pipeline_run(self) -> None:
@@ -115,7 +129,33 @@ class ProjectChecks:
         if says and click.get_current_context(silent=True):
             raise click.ClickException(says) from None
 
-    def _check_learner(self, catalog: DataCatalog) -> None:
+    def _take_learner(
+        self, source: LearnerSource, pipeline: Pipeline, catalog: DataCatalog
+    ) -> None:
+        """Put a network that was trained elsewhere in the place of the one that is read, or
+        trained; its own architecture is then the model's.
+        """
+        try:
+            if source.mlflow_run is not None:
+                learner = learner_of_run(source.mlflow_run)
+            else:
+                learner = load_source(source, self._parameters.task, self._project)
+            self._check_purposes(learner, pipeline)
+        except (FileNotFoundError, UnreadableFileError, ValueError) as error:
+            raise click.ClickException(f"learner: {error}") from None
+        name = "learner" if "learner" in pipeline.inputs() else "pretrained_learner"
+        catalog[name] = MemoryDataset(learner, copy_mode="assign")
+        catalog["params:model"] = MemoryDataset(learner.config, copy_mode="assign")
+        self._parameters = self._parameters.model_copy(update={"model": learner.config})
+
+    def _check_purposes(self, learner: Learner, pipeline: Pipeline) -> None:
+        """Refuse what a node asks of a network that lacks it, before any node runs."""
+        for node in pipeline.nodes:
+            purpose = PURPOSES.get(node.func.__name__)
+            if purpose and "learner" in node.inputs:
+                check_learner(learner.model, purpose)
+
+    def _check_learner(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
         """A saved learner of another shape than the parameters say is from another run: stop.
 
         One that was trained on other prompts may be measured on these on purpose: warn.
@@ -123,7 +163,8 @@ class ProjectChecks:
         expected = (self._parameters.task, self._parameters.model)
         try:
             learner = catalog.load("learner")
-            check_same_shape("the saved learner", (learner.task, learner.model.config), expected)
+            check_same_shape("the saved learner", (learner.task, learner.config), expected)
+            self._check_purposes(learner, pipeline)
         except DatasetError as error:
             raise click.ClickException(explain_error(error) or str(error)) from None
         except ValueError as error:

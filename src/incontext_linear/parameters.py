@@ -9,7 +9,7 @@ import posixpath
 import re
 from typing import Any, get_args
 
-from pydantic import BaseModel, NonNegativeInt, ValidationError
+from pydantic import BaseModel, NonNegativeInt, SerializeAsAny, ValidationError
 
 from incontext_linear.across_seeds.config import AcrossSeedsConfig
 from incontext_linear.comparison.config import ComparisonConfig
@@ -22,7 +22,7 @@ from incontext_linear.config import (
     DataGenerationConfig,
     Device,
     EvaluationConfig,
-    ModelConfig,
+    LearnerConfig,
     TaskConfig,
     explain,
 )
@@ -30,6 +30,7 @@ from incontext_linear.construction.config import ConstructionConfig
 from incontext_linear.dynamics.behaviour import DISCRETE
 from incontext_linear.dynamics.config import DynamicsConfig
 from incontext_linear.dynamics.fitted import training_families
+from incontext_linear.learner.sources import LearnerSource
 from incontext_linear.phase_diagram.config import DiversityConfig, PhaseDiagramConfig
 from incontext_linear.predictors import Baselines
 from incontext_linear.probing.alignment_config import AlignmentConfig
@@ -76,8 +77,10 @@ class Parameters(Config):
     seed: NonNegativeInt
     device: Device
     task: TaskConfig
-    model: ModelConfig
+    model: SerializeAsAny[LearnerConfig]
     training: TrainingConfig
+    learner: LearnerSource | None = None
+    """A network that was trained elsewhere, and is measured instead of one that is trained here."""
     data_generation: DataGenerationConfig
     evaluation: EvaluationConfig = EvaluationConfig()
     baselines: Baselines
@@ -110,7 +113,7 @@ def check_parameters(raw: dict[str, Any]) -> Parameters:
         parameters = Parameters.model_validate(raw)
     except ValidationError as error:
         raise ParameterError(
-            "\n".join(_explain(problem) for problem in _own_errors(error))
+            "\n".join(_explain(problem, raw) for problem in _own_errors(error))
         ) from None
     problems = _cross_check(parameters)
     if problems:
@@ -159,8 +162,8 @@ def _own_errors(error: ValidationError) -> list[dict[str, Any]]:
     ]
 
 
-def _explain(problem: dict[str, Any]) -> str:
-    """One line for one of pydantic's errors."""
+def _explain(problem: dict[str, Any], raw: dict[str, Any]) -> str:
+    """One line for one of pydantic's errors about a raw parameter tree."""
     # Of a union ("bool or 'auto'") pydantic names the member it tried, which is no part of the
     # name.
     path = [
@@ -168,11 +171,13 @@ def _explain(problem: dict[str, Any]) -> str:
         for part in problem["loc"]
         if part != "bool" and not str(part).startswith("literal[")
     ]
-    return explain(problem, ".".join(path), ", ".join(_fields_at(path[:-1])))
+    return explain(problem, ".".join(path), ", ".join(_fields_at(path[:-1], raw)))
 
 
-def _fields_at(path: list[str]) -> list[str]:
-    """The names that the schema knows below a dotted path."""
+def _fields_at(path: list[str], raw: dict[str, Any]) -> list[str]:
+    """The names that the schema knows below a dotted path; the model's depend on its type."""
+    if path == ["model"]:
+        return list(LearnerConfig.of_type(raw["model"].get("type")).model_fields)
     schema: type[BaseModel] = Parameters
     for part in path:
         field = schema.model_fields.get(part)
@@ -289,17 +294,28 @@ def _check_alignment(alignment: AlignmentConfig, task: TaskConfig, model: ModelC
 
 
 def _check_evaluation(parameters: Parameters) -> list[str]:
+    task, model = parameters.task, parameters.model
     try:
-        task = parameters.evaluation.over(parameters.task)
+        asked = parameters.evaluation.over(task)
     except ValidationError as error:
-        return [f"evaluation.task.{_explain(problem)}" for problem in error.errors()]
+        raw = parameters.evaluation.task
+        return [f"evaluation.task.{_explain(problem, raw)}" for problem in error.errors()]
     except ValueError as error:
         return [str(error)]
-    return _check_task(task, "evaluation.task") if parameters.evaluation.task else []
+    problems = _check_task(asked, "evaluation.task") if parameters.evaluation.task else []
+    if asked.num_examples > task.num_examples and not (model.any_length or parameters.learner):
+        problems.append(
+            f"evaluation.task.num_examples: {asked.num_examples} given, and a learner of type "
+            f"{model.type} takes no longer prompts than in training; allowed: at most "
+            f"task.num_examples, which is {task.num_examples}, or an architecture without learned "
+            "positions (model.positions: rotary or none, model.type: gru, lstm, delta or "
+            "linear_attention)"
+        )
+    return problems
 
 
 def _check_probing(
-    probing: ProbingConfig, task: TaskConfig, model: ModelConfig, generation: DataGenerationConfig
+    probing: ProbingConfig, task: TaskConfig, model: LearnerConfig, generation: DataGenerationConfig
 ) -> list[str]:
     problems = []
     if probing.num_prompts is not None and probing.num_prompts > generation.num_probing_prompts:
@@ -314,11 +330,11 @@ def _check_probing(
         except ValueError as error:
             problems.append(f"probing.{name}num_prompts: {error}")
             break
-    missing = [layer for layer in probing.layers or () if layer > model.num_layers]
+    missing = [layer for layer in probing.layers or () if layer > (model.depth or layer)]
     if missing:
         problems.append(
             f"probing.layers: layers {missing} do not exist; allowed: 0 (the embedding) "
-            f"to {model.num_layers} (model.num_layers)"
+            f"to {model.depth} (model.{'num_loops' if model.type == 'looped' else 'num_layers'})"
         )
     too_long = [
         seen for seen in probing.context_lengths if seen is not None and seen >= task.num_examples

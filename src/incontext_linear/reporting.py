@@ -117,13 +117,13 @@ class Reporting:
         from incontext_linear.report import Results, RunFacts, render
 
         given = self._parameters
-        has_learner = LEARNER in pipeline.datasets()
+        learner = catalog.load(LEARNER) if LEARNER in pipeline.datasets() else None
         results = Results(
             Written(catalog, self._written),
             given.evaluation.over(given.task),
-            given.model,
+            learner.config if learner else given.model,
             given.seed,
-            catalog.load(LEARNER) if has_learner else None,
+            learner,
         )
         facts = RunFacts(
             command_line(run_params),

@@ -9,8 +9,18 @@ import resource
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
-from incontext_linear.config import ModelConfig, TaskConfig, resolve_device
+import torch
+
+from incontext_linear.config import (
+    CustomConfig,
+    LearnerConfig,
+    ModelConfig,
+    TaskConfig,
+    resolve_device,
+)
+from incontext_linear.learner.registry import build_learner
 from incontext_linear.parameters import Parameters
 from incontext_linear.training.config import TrainingConfig
 
@@ -43,12 +53,30 @@ class Need:
     on_device: bool = False
 
 
-def num_parameters(task: TaskConfig, model: ModelConfig) -> int:
-    """Weights of a learner, without making one."""
+def num_parameters(task: TaskConfig, model: LearnerConfig) -> int:
+    """Weights of a learner, without memory for them; of a network of one's own none are counted."""
+    if isinstance(model, CustomConfig):
+        return 0
+    if not _is_transformer(model):
+        with torch.device("meta"):
+            network = build_learner(task.dim, task.num_examples, model)
+        return sum(weights.numel() for weights in network.parameters())
     width, units = model.width, model.mlp_units
     block = 4 * width * width + 2 * width * units + 9 * width + units
     ends = (task.dim + 2) * width + task.num_tokens * width + 3 * width + 1
     return model.num_layers * block + ends
+
+
+def _is_transformer(model: LearnerConfig) -> TypeGuard[ModelConfig]:
+    """Whether it is of the class itself: those derived from it share weights, or have others."""
+    return type(model) is ModelConfig
+
+
+def _activations(task: TaskConfig, model: LearnerConfig) -> int:
+    """Numbers that the backward pass needs of a prompt; of other architectures none are counted."""
+    if not _is_transformer(model):
+        return 0
+    return task.num_tokens * model.num_layers * (8 * model.width + 2 * model.mlp_units)
 
 
 def training_need(parameters: Parameters) -> Need:
@@ -58,7 +86,7 @@ def training_need(parameters: Parameters) -> Need:
     moments = 1 if training.optimizer == "muon" else 2
     batch = -(-training.batch_size // int(os.environ.get("WORLD_SIZE", "1")))  # set by torchrun
     number = 2 if _low_precision(training, parameters.device) else FLOAT
-    kept = batch * task.num_tokens * model.num_layers * (8 * model.width + 2 * model.mlp_units)
+    kept = batch * _activations(task, model)
     prompts = FLOAT * batch * task.num_examples * (task.dim + 1)
     return Need(
         f"training a learner of {count:,} weights",

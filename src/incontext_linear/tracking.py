@@ -4,6 +4,7 @@ import atexit
 import json
 import logging
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
 from incontext_linear.config import Config, flatten
 from incontext_linear.environment import data_folder
+from incontext_linear.learner.saved import Learner, load_learner
 from incontext_linear.parameters import VariantConfig, show
 from incontext_linear.runs.database import DatabaseError, database_file, ensure_database
 from incontext_linear.runs.locks import LOCK_FILE, LockedError, holds
@@ -35,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 DATA_TAG = "data_folder"
 """The tag of a run that says where it writes."""
+LEARNER_FILE = "learner.safetensors"
+"""What a trained learner is called, in a run's folder and among its artifacts."""
 
 
 class Tracking(MlflowHook):
@@ -269,3 +273,47 @@ def _ensure_database(config: dict[str, Any], package: str) -> None:
         raise click.ClickException(str(error)) from None
     except OSError as error:
         raise click.ClickException(f"cannot write {error.filename}: {error.strerror}") from None
+
+
+def learner_of_run(run_id: str) -> Learner:
+    """The learner that a run trained: from its artifacts, or from the folder that it wrote to.
+
+    Raises:
+        ValueError: if there is no such run, or its learner is gone: the folder holds another
+            run's by now.
+        UnreadableFileError: if the file is damaged.
+    """
+    client = MlflowClient()
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        raise ValueError(f"mlflow_run={run_id!r}: {str(error).splitlines()[0]}") from None
+    for path in _artifacts(client, run_id, ""):
+        if path.endswith(LEARNER_FILE):
+            with tempfile.TemporaryDirectory() as folder:
+                return load_learner(Path(client.download_artifacts(run_id, path, folder)))
+    path = Path(run.data.tags.get(DATA_TAG, "")) / "06_models" / LEARNER_FILE
+    if not path.is_file():
+        raise ValueError(
+            f"mlflow_run={run_id!r} has no artifact {LEARNER_FILE}, and there is none in its "
+            f"folder {path.parent}; allowed: a run that trained a learner"
+        )
+    learner = load_learner(path)
+    trained = learner.task.flat("task") | learner.config.flat("model")
+    trained |= {"seed": learner.record.get("seed")}
+    other = [n for n, v in trained.items() if run.data.params.get(n, str(v)) != str(v)]
+    if other:
+        raise ValueError(
+            f"mlflow_run={run_id!r}: {path} holds another run's learner by now, with another "
+            f"{other[0]}"
+        )
+    return learner
+
+
+def _artifacts(client: MlflowClient, run_id: str, folder: str) -> Iterator[str]:
+    """Paths of all files among a run's artifacts."""
+    for entry in client.list_artifacts(run_id, folder or None):
+        if entry.is_dir:
+            yield from _artifacts(client, run_id, entry.path)
+        else:
+            yield entry.path

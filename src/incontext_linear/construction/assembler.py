@@ -9,6 +9,7 @@ Shape letters: R named rows, H hidden rows (the width), U hidden units of the ML
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -187,7 +188,7 @@ class _Weights:
             large = np.vstack((rows.padding, rows.divisor))
             self._write_norm(block.mlp_norm, self.division_padding, large)
 
-    def _write_norm(self, norm: nn.LayerNorm, padding: float, large: Rows) -> None:
+    def _write_norm(self, norm: Any, padding: float, large: Rows) -> None:
         """Gain that undoes the scale √(2N²/H + ε) which the padding imposes; the large rows are
         hidden.
         """

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from incontext_linear.config import ModelConfig, TaskConfig
+from incontext_linear.config import LearnerConfig, TaskConfig
 from incontext_linear.figures.style import (
     MUTED,
     draw_curves,
@@ -24,7 +25,7 @@ def plot_divergences(
     spd: pd.DataFrame,
     ilwd: pd.DataFrame,
     task: TaskConfig,
-    model: ModelConfig,
+    model: LearnerConfig,
     seed: int,
 ) -> Figure:
     """SPD and ILWD to each predictor against examples seen, log scale, intervals shaded (Figure
@@ -44,15 +45,25 @@ def plot_divergences(
         layer_axis(axes)
         prepare_axes(axes, title, "examples seen, k", label)
         mark_dimension(axes, task.dim)
+        _mark_training_length(axes, table, task)
     legend_beside(figure, panels[0])
     return figure
+
+
+def _mark_training_length(axes: Axes, table: pd.DataFrame, task: TaskConfig) -> None:
+    """Say where prompts get longer than in training, if they do."""
+    if table["examples_seen"].max() >= task.num_examples:
+        axes.axvline(task.num_examples - 1, color=MUTED, linewidth=0.8, linestyle="--")
+        place = (task.num_examples - 1, 0.01)
+        style = {"color": MUTED, "fontsize": 7, "ha": "right", "va": "bottom", "rotation": 90}
+        axes.text(*place, "trained up to here", transform=axes.get_xaxis_transform(), **style)
 
 
 def plot_risks(
     risk: pd.DataFrame,
     linearity: pd.DataFrame,
     task: TaskConfig,
-    model: ModelConfig,
+    model: LearnerConfig,
     seed: int,
 ) -> Figure:
     """Squared error of every predictor, and how linear the learner is, against examples seen."""

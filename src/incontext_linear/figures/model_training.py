@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from incontext_linear.config import ModelConfig, TaskConfig
+from incontext_linear.config import LearnerConfig, TaskConfig
 from incontext_linear.figures.style import panel_grid, prepare_axes, styles
 from incontext_linear.figures.words import describe_run
 from incontext_linear.tables import LEARNER
@@ -13,7 +13,7 @@ from incontext_linear.training.loop import reporting_prefix
 def plot_history(
     history: pd.DataFrame,
     task: TaskConfig,
-    model: ModelConfig,
+    model: LearnerConfig,
     seed: int,
 ) -> Figure:
     """Training loss, and SPD to least squares, against the step, log scale."""

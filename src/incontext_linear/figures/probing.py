@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from incontext_linear.config import ModelConfig, TaskConfig
+from incontext_linear.config import LearnerConfig, TaskConfig
 from incontext_linear.figures.style import (
     INK,
     MUTED,
@@ -55,7 +55,7 @@ MOVED_RANGE = (-0.25, 1.6)
 def plot_probe_scores(
     scores: pd.DataFrame,
     task: TaskConfig,
-    model: ModelConfig,
+    model: LearnerConfig,
     seed: int,
 ) -> Figure:
     """Probe error against layer: a panel a read-out and number of examples, a curve a target."""
@@ -76,7 +76,7 @@ def plot_probe_scores(
 def plot_probe_attention(
     attention: pd.DataFrame,
     task: TaskConfig,
-    model: ModelConfig,
+    model: LearnerConfig,
     seed: int,
 ) -> Figure:
     """Attention of the probes: a panel a target, read-out and number of examples, a row a layer."""
@@ -101,13 +101,18 @@ def plot_probe_attention(
 def plot_attention(
     attention: Mapping[str, Tensor],
     task: TaskConfig,
-    model: ModelConfig,
+    model: LearnerConfig,
     seed: int,
 ) -> Figure:
     """Mean attention maps (L, M, T, T) of the learner: a row a layer, a column a head."""
     maps = attention["attention"].numpy()
     num_layers, num_heads, num_tokens, _ = maps.shape
     run = describe_run(task, model, seed)
+    if not maps.size:
+        figure, (axes,) = panel_grid(1, 1, (5.0, 1.2), run=run)
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "this learner has no softmax attention to show", ha="center")
+        return figure
     figure, grid = panel_grid(
         num_layers * num_heads, num_heads, (2.6, 2.5), extra=(0.8, 0.3), run=run
     )
@@ -138,7 +143,7 @@ def plot_controls(
     controls: pd.DataFrame,
     attention: pd.DataFrame,
     task: TaskConfig,
-    model: ModelConfig,
+    model: LearnerConfig,
     seed: int,
 ) -> Figure:
     """Error against layer, controls dashed, beside the best probe's attention (the paper's Figure
@@ -208,7 +213,7 @@ def plot_selectivity(
     selectivity: pd.DataFrame,
     appearances: pd.DataFrame,
     task: TaskConfig,
-    model: ModelConfig,
+    model: LearnerConfig,
     seed: int,
 ) -> Figure:
     """Selectivity against layer: a panel a read-out and context length; triangles where targets
@@ -240,7 +245,7 @@ def plot_selectivity(
 def plot_movements(
     causality: pd.DataFrame,
     task: TaskConfig,
-    model: ModelConfig,
+    model: LearnerConfig,
     seed: int,
 ) -> Figure:
     """Moved fraction and distance left against layer, a column a target; the longest context.
@@ -343,7 +348,7 @@ def plot_progress(
     progress: pd.DataFrame,
     nearest: pd.DataFrame,
     task: TaskConfig,
-    model: ModelConfig,
+    model: LearnerConfig,
     seed: int,
 ) -> Figure:
     """Heat maps, layers × steps: SPD of each layer's predictions to m steps, the nearest marked."""

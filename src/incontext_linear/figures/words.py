@@ -6,7 +6,7 @@ Names that are not known here (a user's own) are shown as they are, with blanks.
 import re
 from fractions import Fraction
 
-from incontext_linear.config import ModelConfig, TaskConfig
+from incontext_linear.config import LearnerConfig, TaskConfig
 from incontext_linear.tables import LEARNER
 
 _ALGORITHMS = {
@@ -126,16 +126,13 @@ def token_names(num_tokens: int) -> list[str]:
     ]
 
 
-def describe_run(task: TaskConfig, model: ModelConfig, seed: int) -> str:
+def describe_run(task: TaskConfig, model: LearnerConfig, seed: int) -> str:
     """Which size and seed a figure shows."""
     noise = f", noise {task.noise_std:g}" if task.noise_std else ""
-    return (
-        f"d = {task.dim}, {task.num_examples} examples{noise} · {model.num_layers} layers of width "
-        f"{model.width}, {model.num_heads} heads · seed {seed}"
-    )
+    return f"d = {task.dim}, {task.num_examples} examples{noise} · {model.words} · seed {seed}"
 
 
-def describe_measured(task: TaskConfig, model: ModelConfig, seed: int) -> str:
+def describe_measured(task: TaskConfig, model: LearnerConfig, seed: int) -> str:
     """As `describe_run`, of a figure with intervals: those of one training are over prompts."""
     return f"{describe_run(task, model, seed)} · intervals over prompts"
 

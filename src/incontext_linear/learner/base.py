@@ -4,29 +4,25 @@ Every network is compared through the one interface, ``learner(xs, ys) -> predic
 that also shows its residual streams (`LayeredLearner`: ``embed``, ``blocks``) can be probed and
 read layer by layer, and with ``prediction_tokens`` and ``read`` (`ContinuableLearner`) intervened
 on. A network of one's own needs no base class: having these members is enough, and `check_learner`
-names those that are missing.
+names those that are missing. The architectures that ship share `Network`.
 
 Shape letters: B prompts, n examples, d dimensions, T tokens, H width, L layers.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from incontext_linear.config import LearnerConfig
 from incontext_linear.shapes import Xs, Ys
 
 
 @runtime_checkable
 class InContextLearner(Protocol):
     """A network in the one interface: enough to be trained and compared."""
-
-    dim: int
-    """d, the dimension of x."""
-    num_examples: int | None
-    """n of the longest prompt that it takes; None: no limit."""
 
     def __call__(self, xs: Xs, ys: Ys) -> Ys:
         """Predictions (B, n); ``[:, k]`` uses ``xs[:, :k+1]`` and ``ys[:, :k]`` only."""
@@ -49,8 +45,10 @@ class LayeredLearner(InContextLearner, Protocol):
 class ContinuableLearner(LayeredLearner, Protocol):
     """A learner that can go on from a residual stream that was changed."""
 
-    def prediction_tokens(self, num_tokens: int) -> slice:
-        """Which of the T tokens predict; the k-th of them has seen k examples."""
+    def prediction_tokens(self, num_tokens: int) -> slice | Tensor:
+        """Which of the T tokens predict; the k-th of them has seen k examples, and is the last
+        token of a prompt of k+1.
+        """
         ...
 
     def read(self, hidden: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch"]:
@@ -60,20 +58,19 @@ class ContinuableLearner(LayeredLearner, Protocol):
 
 SIGNATURES = {
     "forward": "forward(xs (B, n, d), ys (B, n)) -> predictions (B, n)",
-    "dim": "dim, the dimension of x",
-    "num_examples": "num_examples, the longest prompt, or None",
     "embed": "embed(xs (B, n, d), ys (B, n)) -> hidden (B, T, H)",
     "blocks": "blocks, a sequence of callables from hidden (B, T, H) to hidden (B, T, H)",
-    "prediction_tokens": "prediction_tokens(num_tokens) -> slice of the tokens that predict",
+    "prediction_tokens": "prediction_tokens(num_tokens) -> slice or indices of those that predict",
     "read": "read(hidden (..., H)) -> predictions (...)",
 }
 """Member of the protocols → what it is, as error messages say it."""
 
-_ONE_INTERFACE = ("forward", "dim", "num_examples")
+_ONE_INTERFACE = ("forward",)
 NEEDS: dict[str, tuple[str, ...]] = {
     "comparison": _ONE_INTERFACE,
     "identification": _ONE_INTERFACE,
     "probing": (*_ONE_INTERFACE, "embed", "blocks"),
+    "layerwise": (*_ONE_INTERFACE, "embed", "blocks", "prediction_tokens"),
     "interventions": (*_ONE_INTERFACE, "embed", "blocks", "prediction_tokens", "read"),
 }
 """What is done with a learner → the members that it needs."""
@@ -96,14 +93,17 @@ def check_learner(model: object, purpose: str) -> None:
     missing = [name for name in NEEDS[purpose] if not hasattr(model, name)]
     if not missing:
         return
-    possible = [
-        name for name, needs in NEEDS.items() if all(hasattr(model, need) for need in needs)
-    ]
+    possible = [name for name in NEEDS if can_be_used(model, name)]
     raise ValueError(
         f"{type(model).__name__} cannot be used for {purpose}: it has no "
         f"{'; no '.join(SIGNATURES[name] for name in missing)}. "
         f"As it is, it can be used for: {', '.join(possible) or 'nothing'}"
     )
+
+
+def can_be_used(model: object, purpose: str) -> bool:
+    """Whether a network has all that a purpose, one of `NEEDS`, needs of it."""
+    return all(hasattr(model, name) for name in NEEDS[purpose])
 
 
 @torch.no_grad()
@@ -190,7 +190,71 @@ def predict_from(
     return model.read(hidden[:, model.prediction_tokens(hidden.shape[1])])
 
 
-def check_size(model: InContextLearner, xs: Tensor) -> None:
+class Network(nn.Module):
+    """What the architectures that ship share: tokens read in, blocks, and a read-out.
+
+    A subclass sets ``blocks``, ``read_in``, ``final_norm``, ``read_out`` and, where it has learned
+    positions, ``positions``; it says in `tokens` how a prompt becomes tokens, unless it has an
+    `embed` of its own.
+
+    Args:
+        dim: d, the dimension of x.
+        num_examples: n, the longest prompt; None: no limit.
+        config: of the architecture.
+    """
+
+    config: Any
+    blocks: Any
+    """A sequence of `torch.nn.Module`."""
+    read_in: Any
+    final_norm: Any
+    read_out: Any
+    positions: Any
+    """Learned, one a token (T, H); None: there are none."""
+
+    def __init__(self, dim: int, num_examples: int | None, config: LearnerConfig):
+        super().__init__()
+        self.dim, self.num_examples, self.config = dim, num_examples, config
+        self.positions = None
+
+    def initialize(self, rng: torch.Generator) -> Self:
+        """Draw initial weights, as `draw_weights` does."""
+        draw_weights(self, rng, num_branches=2 * getattr(self.config, "num_layers", 1))
+        return self
+
+    def forward(self, xs: Xs, ys: Ys) -> Ys:
+        """Predict every y from the examples before it: ``predictions[:, k]`` has seen k examples.
+
+        Args:
+            xs: (B, n, d), n at most ``num_examples``.
+            ys: (B, n); the last one is never read.
+
+        Raises:
+            ValueError: if the prompt is too long or of another dimension.
+        """
+        return predict_from(self, self.embed(xs, ys), layer=0)
+
+    def tokens(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch token features"]:
+        """A prompt as tokens, (B, 2n−1, d+1)."""
+        raise NotImplementedError
+
+    def embed(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch token width"]:
+        """The residual stream that enters the first layer: tokens read in, plus positions."""
+        check_size(self, xs)
+        tokens = self.tokens(xs, ys)
+        hidden = self.read_in(tokens)
+        return hidden if self.positions is None else hidden + self.positions[: tokens.shape[1]]
+
+    def prediction_tokens(self, num_tokens: int) -> slice | Tensor:
+        """The x-tokens, or the queries: the k-th of them has seen k examples."""
+        return slice(0, num_tokens, 2)
+
+    def read(self, hidden: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch"]:
+        """What a token of the last residual stream predicts."""
+        return self.read_out(self.final_norm(hidden)).squeeze(-1)
+
+
+def check_size(model: Network, xs: Tensor) -> None:
     """Refuse prompts of another dimension than the learner's, or too long for it.
 
     Raises:

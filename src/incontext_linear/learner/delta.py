@@ -13,7 +13,7 @@ Shape letters: B prompts, n examples, d dimensions, T = 2n−1 tokens, H width, 
 head.
 """
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -21,14 +21,14 @@ from jaxtyping import Float
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from incontext_linear.config import Config
-from incontext_linear.learner.base import check_size, draw_weights, predict_from
+from incontext_linear.config import LearnerConfig
+from incontext_linear.learner.base import Network
 from incontext_linear.learner.tokens import joint_tokens
 from incontext_linear.learner.transformer import tokenize
 from incontext_linear.shapes import Xs, Ys
 
 
-class DeltaConfig(Config):
+class DeltaConfig(LearnerConfig):
     """Shape of a gated-recurrence learner."""
 
     type: Literal["delta"] = "delta"
@@ -149,7 +149,7 @@ class DeltaLayer(nn.Module):
         return hidden + self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(hidden)), approximate="tanh"))
 
 
-class DeltaNetwork(nn.Module):
+class DeltaNetwork(Network):
     """A gated-recurrence learner for prompts of any length in ``dim`` dimensions.
 
     Args:
@@ -157,48 +157,23 @@ class DeltaNetwork(nn.Module):
         config: depth, heads, width, form of the recurrence.
     """
 
-    num_examples = None
-
     def __init__(self, dim: int, config: DeltaConfig):
-        super().__init__()
-        self.dim, self.config = dim, config
+        super().__init__(dim, None, config)
         self.read_in = nn.Linear(dim + 1, config.width)
         self.blocks = nn.ModuleList(DeltaLayer(config) for _ in range(config.num_layers))
         self.final_norm = nn.LayerNorm(config.width)
         self.read_out = nn.Linear(config.width, 1)
 
-    def initialize(self, rng: torch.Generator) -> "DeltaNetwork":
+    def initialize(self, rng: torch.Generator) -> Self:
         """Draw initial weights as the transformer does; convolutions start with their last tap at
         1."""
-        draw_weights(self, rng, num_branches=2 * self.config.num_layers)
+        super().initialize(rng)
         for block in self.blocks:
             if block.mixer.convolution is not None:
                 taps = block.mixer.convolution.weight
                 taps.data.mul_(0.5).select(-1, -1).add_(1.0)
         return self
 
-    def forward(self, xs: Xs, ys: Ys) -> Ys:
-        """Predict every y from the examples before it: ``predictions[:, k]`` has seen k examples.
-
-        Args:
-            xs: (B, n, d).
-            ys: (B, n); the last one is never read.
-
-        Raises:
-            ValueError: if the prompt is of another dimension.
-        """
-        return predict_from(self, self.embed(xs, ys), layer=0)
-
-    def embed(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch token width"]:
-        """The tokens behind the read-in, (B, 2n−1, H)."""
-        check_size(self, xs)
-        tokens = joint_tokens if self.config.tokens == "joint" else tokenize
-        return self.read_in(tokens(xs, ys))
-
-    def prediction_tokens(self, num_tokens: int) -> slice:
-        """The x-tokens, or the queries."""
-        return slice(0, None, 2)
-
-    def read(self, hidden: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch"]:
-        """What a token of the last residual stream predicts."""
-        return self.read_out(self.final_norm(hidden)).squeeze(-1)
+    def tokens(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch token features"]:
+        """The paper's, or joint ones."""
+        return (joint_tokens if self.config.tokens == "joint" else tokenize)(xs, ys)

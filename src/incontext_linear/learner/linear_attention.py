@@ -14,7 +14,7 @@ Shape letters: B prompts, n examples, d dimensions, T tokens, H = d + 1 features
 """
 
 from math import isqrt
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -22,13 +22,13 @@ from jaxtyping import Float
 from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
-from incontext_linear.config import Config
-from incontext_linear.learner.base import check_size, draw_weights, predict_from
+from incontext_linear.config import LearnerConfig
+from incontext_linear.learner.base import Network, check_size
 from incontext_linear.learner.tokens import joint_tokens
 from incontext_linear.shapes import Xs, Ys
 
 
-class LinearAttentionConfig(Config):
+class LinearAttentionConfig(LearnerConfig):
     """Shape of a linear-attention learner. The default is the one of the theory."""
 
     type: Literal["linear_attention"] = "linear_attention"
@@ -134,12 +134,16 @@ class LinearAttentionLayer(nn.Module):
 
     def _prefix_step(self, hidden: Tensor) -> Tensor:
         """Sums of z zᵀ over the examples as each prefix has changed them: one prompt a prefix."""
-        num_examples = isqrt(hidden.shape[1])
-        hidden = hidden.unflatten(1, (num_examples, num_examples))  # (B, prefix, token, H)
+        num_tokens = hidden.shape[1]
+        num_examples = _examples_of(num_tokens)
+        prefix, token = torch.tril_indices(num_examples, num_examples, device=hidden.device)
+        places = torch.full((num_examples, num_examples), num_tokens, device=hidden.device)
+        places[prefix, token] = torch.arange(num_tokens, device=hidden.device)
+        padded = F.pad(hidden, (0, 0, 0, 1))[:, places]  # (B, prefix, token, H)
         is_example = hidden.new_ones(num_examples, num_examples).tril(-1).unsqueeze(-1)
-        examples = hidden * is_example
+        examples = padded * is_example
         operators = self._operators(examples.mT @ examples)
-        return (hidden @ operators.mT).flatten(1, 2)
+        return (padded @ operators.mT)[:, prefix, token]
 
     def _operators(self, moments: Float[Tensor, "batch example width width"]) -> Tensor:
         """What each prefix applies to its tokens, s_k Σ_h V_h (Σ_i z_i z_iᵀ) Q_h, (B, n, H, H)."""
@@ -150,23 +154,26 @@ class LinearAttentionLayer(nn.Module):
         return (value @ moments.unsqueeze(2) @ query_key).sum(2)
 
 
-class LinearAttention(nn.Module):
+def _examples_of(num_tokens: int) -> int:
+    """n, where all prefixes together have n(n+1)/2 tokens."""
+    return (isqrt(8 * num_tokens + 1) - 1) // 2
+
+
+class LinearAttention(Network):
     """A linear-attention learner for prompts of any length in ``dim`` dimensions.
 
     A residual stream holds, for ``context: causal``, the 2n−1 tokens of `joint_tokens`; for
-    ``prefix`` the n² tokens of n prompts: token k·n + i is example i+1 of prefix k if i < k, its
-    query if i = k, and unused if i > k.
+    ``prefix`` the n(n+1)/2 tokens of n prompts one behind the other, the one of k examples and its
+    query being k+1 of them. A layer costs O(B n H³ M) for ``causal``, and O(B n² H²)
+    more for ``prefix``.
 
     Args:
         dim: d, the dimension of x.
         config: depth, heads, form.
     """
 
-    num_examples = None
-
     def __init__(self, dim: int, config: LinearAttentionConfig):
-        super().__init__()
-        self.dim, self.config = dim, config
+        super().__init__(dim, None, config)
         self.read_in = self.read_out = None
         if config.width is not None:
             self.read_in = nn.Linear(dim + 1, config.width, bias=False)
@@ -175,44 +182,29 @@ class LinearAttention(nn.Module):
             LinearAttentionLayer(dim, config) for _ in range(config.num_layers)
         )
 
-    def initialize(self, rng: torch.Generator) -> "LinearAttention":
+    def initialize(self, rng: torch.Generator) -> Self:
         """Draw initial weights: N(0, (0.3/H)²) for V, Q, Γ and B, N(0, 1/fan_in) for the others."""
-        draw_weights(self, rng, num_branches=2 * self.config.num_layers)
+        super().initialize(rng)
         for block in self.blocks:
             for parameter in block.matrices.parameters():
                 nn.init.normal_(parameter, std=0.3 / parameter.shape[-1], generator=rng)
         return self
 
-    def forward(self, xs: Xs, ys: Ys) -> Ys:
-        """Predict every y from the examples before it: ``predictions[:, k]`` has seen k examples.
-
-        Cost: O(B n H³ M) a layer for ``causal``, and O(B n² H²) more for ``prefix``.
-
-        Args:
-            xs: (B, n, d).
-            ys: (B, n); the last one is never read.
-
-        Raises:
-            ValueError: if the prompt is of another dimension.
-        """
-        return predict_from(self, self.embed(xs, ys), layer=0)
-
     def embed(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch token width"]:
-        """The tokens that enter the first layer, (B, 2n−1, H) or (B, n², H)."""
+        """The tokens that enter the first layer, (B, 2n−1, H) or (B, n(n+1)/2, H)."""
         check_size(self, xs)
         tokens = joint_tokens(xs, ys)
         if self.config.context == "prefix":
             num_examples = xs.shape[1]
-            examples, queries = F.pad(tokens[:, 1::2], (0, 0, 0, 1)), tokens[:, ::2]
-            place = torch.arange(num_examples, device=xs.device)
-            examples = examples.unsqueeze(1) * (place < place[:, None]).unsqueeze(-1)
-            queries = queries.unsqueeze(1) * (place == place[:, None]).unsqueeze(-1)
-            tokens = (examples + queries).flatten(1, 2)
+            prefix, token = torch.tril_indices(num_examples, num_examples, device=xs.device)
+            tokens = tokens[:, torch.where(token < prefix, 2 * token + 1, 2 * token)]
         return tokens if self.read_in is None else self.read_in(tokens)
 
-    def prediction_tokens(self, num_tokens: int) -> slice:
-        """Where the queries are."""
-        return slice(0, None, 2 if self.config.context == "causal" else isqrt(num_tokens) + 1)
+    def prediction_tokens(self, num_tokens: int) -> slice | Tensor:
+        """Where the queries are: every other token, or the last one of each prefix."""
+        if self.config.context == "causal":
+            return slice(0, num_tokens, 2)
+        return torch.arange(1, _examples_of(num_tokens) + 1).cumsum(0) - 1
 
     def read(self, hidden: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch"]:
         """What a token of the last residual stream predicts: −y, or what the read-out gives."""

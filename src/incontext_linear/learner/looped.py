@@ -19,8 +19,8 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from incontext_linear.config import ModelConfig
-from incontext_linear.learner.base import check_size, draw_weights, predict_from
-from incontext_linear.learner.transformer import Block, tokenize
+from incontext_linear.learner.base import Network
+from incontext_linear.learner.transformer import Block, norm, read_in, tokenize
 from incontext_linear.shapes import Xs, Ys
 
 
@@ -32,6 +32,11 @@ class LoopedConfig(ModelConfig):
     """Layers of the stack."""
     num_loops: PositiveInt = 12
     width: PositiveInt = 128
+
+    @property
+    def depth(self) -> int:
+        """Every loop leaves a residual stream."""
+        return self.num_loops
 
 
 class Loop(nn.Module):
@@ -49,7 +54,7 @@ class Loop(nn.Module):
         return torch.cat((self.stack(state + prompt), prompt), dim=-1)
 
 
-class LoopedTransformer(nn.Module):
+class LoopedTransformer(Network):
     """A looped learner for prompts of up to ``num_examples`` examples in ``dim`` dimensions.
 
     ``num_loops`` may be changed on a trained learner: more loops than in training show whether it
@@ -62,48 +67,26 @@ class LoopedTransformer(nn.Module):
     """
 
     def __init__(self, dim: int, num_examples: int, config: LoopedConfig):
-        super().__init__()
-        self.dim, self.num_examples, self.config = dim, num_examples, config
+        super().__init__(dim, num_examples if config.positions == "learned" else None, config)
         self.num_loops = config.num_loops
-        self.read_in = nn.Linear(dim + 1, config.width)
-        self.positions = nn.Parameter(torch.zeros(2 * num_examples - 1, config.width))
+        self.read_in, self.positions = read_in(dim, num_examples, config)
         self.loop = Loop(config)
-        self.final_norm = nn.LayerNorm(config.width)
+        self.final_norm = norm(config)
         self.read_out = nn.Linear(config.width, 1)
 
     @property
-    def blocks(self) -> list[Loop]:
+    def blocks(self) -> list[nn.Module]:
         """The loops, all one module."""
         return [self.loop] * self.num_loops
 
-    def initialize(self, rng: torch.Generator) -> "LoopedTransformer":
-        """Draw initial weights as the transformer does, for a stack of its depth."""
-        draw_weights(self, rng, num_branches=2 * self.config.num_layers)
-        return self
-
-    def forward(self, xs: Xs, ys: Ys) -> Ys:
-        """Predict every y from the examples before it: ``predictions[:, k]`` has seen k examples.
-
-        Args:
-            xs: (B, n, d), n at most ``num_examples``.
-            ys: (B, n); the last one is never read.
-
-        Raises:
-            ValueError: if the prompt is too long or of another dimension.
-        """
-        return predict_from(self, self.embed(xs, ys), layer=0)
+    def tokens(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch token features"]:
+        """The paper's."""
+        return tokenize(xs, ys)
 
     def embed(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch token stream"]:
         """Y = 0 beside P, the read-in tokens plus positions: (B, 2n−1, 2H)."""
-        check_size(self, xs)
-        tokens = tokenize(xs, ys)
-        prompt = self.read_in(tokens) + self.positions[: tokens.shape[1]]
-        return F.pad(prompt, (self.config.width, 0))
-
-    def prediction_tokens(self, num_tokens: int) -> slice:
-        """The x-tokens."""
-        return slice(0, None, 2)
+        return F.pad(super().embed(xs, ys), (self.config.width, 0))
 
     def read(self, hidden: Float[Tensor, "*batch stream"]) -> Float[Tensor, "*batch"]:
         """What Y predicts."""
-        return self.read_out(self.final_norm(hidden[..., : self.config.width])).squeeze(-1)
+        return super().read(hidden[..., : self.config.width])

@@ -7,20 +7,20 @@ length.
 Shape letters: B prompts, n examples, d dimensions, T = 2n−1 tokens, H width.
 """
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from incontext_linear.config import Config
-from incontext_linear.learner.base import check_size, draw_weights, predict_from
+from incontext_linear.config import LearnerConfig
+from incontext_linear.learner.base import Network
 from incontext_linear.learner.transformer import tokenize
 from incontext_linear.shapes import Xs, Ys
 
 
-class RecurrentConfig(Config):
+class RecurrentConfig(LearnerConfig):
     """Shape of a recurrent learner."""
 
     type: Literal["gru", "lstm"] = "gru"
@@ -45,7 +45,7 @@ class RecurrentLayer(nn.Module):
         return self.cell(hidden)[0]
 
 
-class Recurrent(nn.Module):
+class Recurrent(Network):
     """A GRU or LSTM learner for prompts of any length in ``dim`` dimensions.
 
     Args:
@@ -53,48 +53,25 @@ class Recurrent(nn.Module):
         config: kind, depth, width.
     """
 
-    num_examples = None
-
     def __init__(self, dim: int, config: RecurrentConfig):
-        super().__init__()
-        self.dim, self.config = dim, config
+        super().__init__(dim, None, config)
         self.read_in = nn.Linear(dim + 1, config.width)
         self.blocks = nn.ModuleList(
             RecurrentLayer(config.type, config.width) for _ in range(config.num_layers)
         )
+        self.final_norm = nn.Identity()
         self.read_out = nn.Linear(config.width, 1)
 
-    def initialize(self, rng: torch.Generator) -> "Recurrent":
+    def initialize(self, rng: torch.Generator) -> Self:
         """Draw initial weights: N(0, 1/fan_in) matrices; biases 0, but 1 at an LSTM's forget
         gate."""
-        draw_weights(self, rng)
+        super().initialize(rng)
         if self.config.type == "lstm":
             width = self.config.width
             for block in self.blocks:
                 nn.init.ones_(block.cell.bias_ih_l0.data[width : 2 * width])
         return self
 
-    def forward(self, xs: Xs, ys: Ys) -> Ys:
-        """Predict every y from the examples before it: ``predictions[:, k]`` has seen k examples.
-
-        Args:
-            xs: (B, n, d).
-            ys: (B, n); the last one is never read.
-
-        Raises:
-            ValueError: if the prompt is of another dimension.
-        """
-        return predict_from(self, self.embed(xs, ys), layer=0)
-
-    def embed(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch token width"]:
-        """The tokens behind the read-in, (B, 2n−1, H)."""
-        check_size(self, xs)
-        return self.read_in(tokenize(xs, ys))
-
-    def prediction_tokens(self, num_tokens: int) -> slice:
-        """The x-tokens."""
-        return slice(0, None, 2)
-
-    def read(self, hidden: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch"]:
-        """What a token's hidden state predicts."""
-        return self.read_out(hidden).squeeze(-1)
+    def tokens(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch token features"]:
+        """The paper's."""
+        return tokenize(xs, ys)

@@ -1,15 +1,26 @@
 """From the parameters to a learner: ``model: {type: linear_attention, num_layers: 2, …}``.
 
 A new architecture is one file with a config, whose ``type`` names it, and one line in `LEARNERS`.
+A dotted path as type names a network of one's own, `torch.nn.Module`, which is built with the
+arguments that stand beside it.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
-from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
+import torch
 from torch import nn
 
-from incontext_linear.config import Config, ModelConfig, explain
+from incontext_linear.config import (
+    SIZES,
+    CustomConfig,
+    LearnerConfig,
+    ModelConfig,
+    TaskConfig,
+    import_dotted,
+)
+from incontext_linear.learner.base import Network
 from incontext_linear.learner.delta import DeltaConfig, DeltaNetwork
 from incontext_linear.learner.joint import JointConfig, JointTransformer
 from incontext_linear.learner.linear_attention import LinearAttention, LinearAttentionConfig
@@ -18,22 +29,16 @@ from incontext_linear.learner.recurrent import Recurrent, RecurrentConfig
 from incontext_linear.learner.transformer import Transformer
 
 
-class TransformerConfig(ModelConfig):
-    """The paper's transformer, the type that is meant where none is given."""
-
-    type: Literal["transformer"] = "transformer"
-
-
 class Architecture(NamedTuple):
     """How a type of learner is configured and built."""
 
-    config: type[Config]
-    build: Callable[[int, int, Any], nn.Module]
+    config: type[LearnerConfig]
+    build: Callable[[int, int, Any], Network]
     """From (dim, num_examples, config); what has no limit of examples leaves the second out."""
 
 
 LEARNERS: dict[str, Architecture] = {
-    "transformer": Architecture(TransformerConfig, Transformer),
+    "transformer": Architecture(ModelConfig, Transformer),
     "joint_transformer": Architecture(JointConfig, JointTransformer),
     "looped": Architecture(LoopedConfig, LoopedTransformer),
     "linear_attention": Architecture(
@@ -45,66 +50,63 @@ LEARNERS: dict[str, Architecture] = {
 }
 
 
-def type_of(value: Any) -> str:
-    """The type that a config, or its entry in the parameters, names; ``transformer`` if none."""
-    given = value.get("type") if isinstance(value, Mapping) else getattr(value, "type", None)
-    return "transformer" if given is None else str(given)
-
-
-LearnerConfig = Annotated[
-    Annotated[TransformerConfig, Tag("transformer")]
-    | Annotated[JointConfig, Tag("joint_transformer")]
-    | Annotated[LoopedConfig, Tag("looped")]
-    | Annotated[LinearAttentionConfig, Tag("linear_attention")]
-    | Annotated[RecurrentConfig, Tag("gru")]
-    | Annotated[RecurrentConfig, Tag("lstm")]
-    | Annotated[DeltaConfig, Tag("delta")],
-    Discriminator(type_of),
-]
-"""The parameters' key ``model``, for a field of a pydantic class: chosen by ``type``."""
-
-
-def read_config(entry: Mapping[str, Any]) -> Config:
-    """Check the entry ``model`` of the parameters.
-
-    Args:
-        entry: ``{"type": …, field: value, …}``; without a type, a transformer's.
-
-    Raises:
-        ValueError: on an unknown type, an unknown field, or a value that is not allowed, in one
-        line.
-    """
-    kind = type_of(entry)
-    if kind not in LEARNERS:
-        raise ValueError(
-            f"model.type={kind!r} is not known; allowed: {', '.join(map(repr, LEARNERS))}"
-        )
-    try:
-        return TypeAdapter(LEARNERS[kind].config).validate_python({**entry, "type": kind})
-    except ValidationError as error:
-        allowed = ", ".join(LEARNERS[kind].config.model_fields)
-        problems = (
-            explain(problem, ".".join(("model", *map(str, problem["loc"]))), allowed)
-            for problem in error.errors()
-        )
-        raise ValueError("; ".join(problems)) from None
-
-
-def build_learner(dim: int, num_examples: int, config: Config) -> nn.Module:
-    """Build the learner that a config describes; its weights are not drawn yet (``initialize``).
+def build_learner(dim: int, num_examples: int, config: LearnerConfig) -> Network:
+    """Build the learner that a config describes; its weights are not drawn yet (`draw_initial`).
 
     Args:
         dim: d, the dimension of x.
         num_examples: n, the longest prompt; no limit to learners without positions.
-        config: one of `LEARNERS`' configs, or a plain `ModelConfig`, which means the transformer.
+        config: of one of `LEARNERS`, or a `CustomConfig`.
 
     Raises:
-        ValueError: if no architecture has this config.
+        ValueError: if a dotted path leads to no `torch.nn.Module`, or its arguments do not fit.
     """
-    kind = type_of(config)
-    if kind not in LEARNERS or not isinstance(config, ModelConfig | LEARNERS[kind].config):
+    if isinstance(config, CustomConfig):
+        return cast(Network, _build_custom(dim, num_examples, config))
+    return LEARNERS[config.type].build(dim, num_examples, config)
+
+
+def draw_initial(model: nn.Module, rng: torch.Generator) -> None:
+    """Draw a network's initial weights from a generator: by its own ``initialize(rng)`` where it
+    has one, else by its modules' ``reset_parameters()``, as PyTorch's own modules have it.
+    """
+    if hasattr(model, "initialize"):
+        cast(Network, model).initialize(rng)
+        return
+    seed = int(torch.randint(2**62, (), generator=rng))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for module in model.modules():
+            reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
+            if callable(reset):
+                reset()
+
+
+def build_untrained(task: TaskConfig, config: LearnerConfig, rng: torch.Generator) -> Network:
+    """A learner with initial weights, in evaluation mode: a control that has learned nothing."""
+    model = build_learner(task.dim, task.num_examples, config)
+    draw_initial(model, rng)
+    return model.eval()
+
+
+def _build_custom(dim: int, num_examples: int, config: CustomConfig) -> nn.Module:
+    """Only a subclass of `torch.nn.Module` is called, whatever a file's header may name."""
+    kind = import_dotted(config.type)
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise ValueError(f"{config.type!r} is no learner; allowed: a subclass of torch.nn.Module")
+    known = inspect.signature(kind).parameters
+    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
+    sizes = {"dim": dim, "num_examples": num_examples}
+    arguments = {name: value for name, value in sizes.items() if name in known}
+    arguments |= {
+        name: value
+        for name, value in config.arguments.items()
+        if takes_all or name in known or name not in SIZES
+    }
+    try:
+        return kind(**arguments)
+    except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{type(config).__name__} describes no learner; allowed: "
-            f"{', '.join(sorted({entry.config.__name__ for entry in LEARNERS.values()}))}"
-        )
-    return LEARNERS[kind].build(dim, num_examples, config)
+            f"{config.type} cannot be made with {', '.join(map(str, arguments)) or 'no arguments'}:"
+            f" {error}; allowed: {', '.join(known)}"
+        ) from error

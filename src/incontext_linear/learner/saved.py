@@ -7,36 +7,47 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from incontext_linear.config import ModelConfig, TaskConfig
+from incontext_linear.config import LearnerConfig, TaskConfig
 from incontext_linear.files import (
     UnreadableFileError,
     read_tensors,
     recipe_fingerprint,
     write_tensors,
 )
-from incontext_linear.learner.transformer import Transformer
+from incontext_linear.learner.base import Network
+from incontext_linear.learner.registry import build_learner
 
 
 @dataclass(frozen=True)
 class Learner:
-    """A trained transformer with what it was trained on, and how (its training record)."""
+    """A trained network with what it was trained on, and how (its training record).
 
-    model: Transformer
+    Args:
+        model: one of the architectures, or a network of one's own.
+        task: what it was trained on.
+        record: how it was trained.
+        own_config: of a network of one's own, which keeps none as ``config``.
+    """
+
+    model: Network
     task: TaskConfig
     record: dict[str, Any] = field(default_factory=dict)
+    own_config: LearnerConfig | None = None
+
+    @property
+    def config(self) -> LearnerConfig:
+        """Its architecture and sizes."""
+        return self.own_config or self.model.config
 
     @property
     def shape(self) -> str:
         """Its sizes, in words."""
-        return describe_shape(self.task, self.model.config)
+        return describe_shape(self.task, self.config)
 
 
-def describe_shape(task: TaskConfig, model: ModelConfig) -> str:
-    """Sizes that decide whether weights fit a transformer."""
-    return (
-        f"dim={task.dim} num_examples={task.num_examples} num_layers={model.num_layers} "
-        f"num_heads={model.num_heads} width={model.width} mlp_width={model.mlp_units}"
-    )
+def describe_shape(task: TaskConfig, model: LearnerConfig) -> str:
+    """Sizes that decide whether weights fit a learner."""
+    return f"dim={task.dim} num_examples={task.num_examples} {model.sizes}"
 
 
 def save_learner(path: Path, learner: Learner) -> None:
@@ -45,7 +56,7 @@ def save_learner(path: Path, learner: Learner) -> None:
     """
     description: dict[str, Any] = {
         "task": learner.task.model_dump(mode="json"),
-        "model": learner.model.config.model_dump(mode="json"),
+        "model": learner.config.model_dump(mode="json"),
         "record": learner.record,
     }
     if {"training", "seed"} <= learner.record.keys():
@@ -54,14 +65,13 @@ def save_learner(path: Path, learner: Learner) -> None:
 
 
 def _fingerprint(description: dict[str, Any]) -> str:
-    """Of the recipe that a header describes: as written, whatever fields a recipe has by now."""
+    """Of the recipe that a header describes, as `Recipe.fingerprint` has it."""
     record = description["record"]
-    return recipe_fingerprint(
-        description["task"], description["model"], record["training"], record["seed"]
-    )
+    model = LearnerConfig.model_validate(description["model"]).numerics()
+    return recipe_fingerprint(description["task"], model, record["training"], record["seed"])
 
 
-def load_learner(path: Path, expected: tuple[TaskConfig, ModelConfig] | None = None) -> Learner:
+def load_learner(path: Path, expected: tuple[TaskConfig, LearnerConfig] | None = None) -> Learner:
     """Read a learner, on the CPU, in evaluation mode.
 
     Args:
@@ -77,7 +87,7 @@ def load_learner(path: Path, expected: tuple[TaskConfig, ModelConfig] | None = N
     tensors, description = read_tensors(path)
     try:
         task = TaskConfig.model_validate(description["task"])
-        config = ModelConfig.model_validate(description["model"])
+        config = LearnerConfig.model_validate(description["model"])
         record = description["record"]
         if not isinstance(record, dict):
             raise TypeError(f"its training record is {record!r}")
@@ -85,7 +95,7 @@ def load_learner(path: Path, expected: tuple[TaskConfig, ModelConfig] | None = N
         if "fingerprint" in description and description["fingerprint"] != _fingerprint(description):
             raise ValueError("its fingerprint is not that of the recipe it describes")
         _check_weights(tensors, task, config)
-        model = Transformer(task.dim, task.num_examples, config)
+        model = build_learner(task.dim, task.num_examples, config)
         model.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -94,13 +104,13 @@ def load_learner(path: Path, expected: tuple[TaskConfig, ModelConfig] | None = N
         ) from error
     if expected is not None:
         check_same_shape(f"the learner in {path}", (task, config), expected)
-    return Learner(model.eval(), task, record)
+    return Learner(model.eval(), task, record, config)
 
 
-def _check_weights(tensors: dict[str, Tensor], task: TaskConfig, config: ModelConfig) -> None:
+def _check_weights(tensors: dict[str, Tensor], task: TaskConfig, config: LearnerConfig) -> None:
     """Compare with what a network of these sizes has, without allocating one."""
     with torch.device("meta"):
-        wanted = Transformer(task.dim, task.num_examples, config).state_dict()
+        wanted = build_learner(task.dim, task.num_examples, config).state_dict()
     if missing := sorted(wanted.keys() ^ tensors.keys()):
         raise ValueError(f"weights are missing or too many: {missing[0]} (of {len(missing)})")
     for name, tensor in tensors.items():
@@ -112,7 +122,7 @@ def _check_weights(tensors: dict[str, Tensor], task: TaskConfig, config: ModelCo
 
 
 def check_same_shape(
-    owner: str, found: tuple[TaskConfig, ModelConfig], expected: tuple[TaskConfig, ModelConfig]
+    owner: str, found: tuple[TaskConfig, LearnerConfig], expected: tuple[TaskConfig, LearnerConfig]
 ) -> None:
     """Raise ValueError, naming both shapes, if ``found`` differs from ``expected``."""
     if describe_shape(*found) != describe_shape(*expected):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from incontext_linear.config import ModelConfig
 from incontext_linear.learner.attention import causal_attention
-from incontext_linear.learner.base import residual_streams
+from incontext_linear.learner.base import Network, residual_streams
 from incontext_linear.shapes import Xs, Ys
 
 
@@ -27,25 +27,77 @@ def tokenize(xs: Xs, ys: Ys) -> Float[Tensor, "batch token features"]:
     return torch.stack((x_tokens, y_tokens), dim=2).flatten(1, 2)[:, :-1]
 
 
+def norm(config: ModelConfig) -> nn.Module:
+    """What stands before a branch, and before the read-out."""
+    return nn.LayerNorm(config.width) if config.norm == "layer" else nn.Identity()
+
+
+def read_in(
+    dim: int, num_examples: int, config: ModelConfig
+) -> tuple[nn.Linear, nn.Parameter | None]:
+    """The map from tokens to the stream, and the learned positions (2n−1, H) where there are
+    some.
+    """
+    layer = nn.Linear(dim + 1, config.width)
+    if config.positions != "learned":
+        return layer, None
+    return layer, nn.Parameter(torch.zeros(2 * num_examples - 1, config.width))
+
+
+def rotate(
+    vectors: Float[Tensor, "*batch head channel"], places: Float[Tensor, "*places"]
+) -> Float[Tensor, "*batch head channel"]:
+    """Turn pairs of channels by angles that grow with the place (RoPE; Su et al. 2021, section
+    3.2.2): pair c of C/2 by place · 10000^(−2c/C), so that a score depends on the distance alone.
+
+    Args:
+        vectors: (…, M, C), C even.
+        places: of the tokens, to be broadcast against the leading dimensions.
+    """
+    half = vectors.shape[-1] // 2
+    exponents = torch.arange(half, dtype=vectors.dtype, device=vectors.device) / half
+    angles = places.to(vectors)[..., None, None] * 1e4**-exponents
+    first, second = vectors.chunk(2, dim=-1)
+    cosine, sine = angles.cos(), angles.sin()
+    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
+
+
 class Attention(nn.Module):
     """Causal multi-head softmax attention."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.num_heads = config.num_heads
+        self.rotary = config.positions == "rotary"
         self.mix = causal_attention  # what trains on a GPU may put a faster equal in its place
         self.project_in = nn.Linear(config.width, 3 * config.width)
         self.project_out = nn.Linear(config.width, config.width)
 
-    def heads(self, hidden: Float[Tensor, "*batch width"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each (*batch, M, H/M)."""
+    def heads(
+        self, hidden: Float[Tensor, "*batch width"], places: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each (*batch, M, H/M).
+
+        Args:
+            hidden: (…, T, H).
+            places: of the tokens, to be broadcast against (…, T); None: 0 to T−1.
+        """
         projected = self.project_in(hidden).unflatten(-1, (3, self.num_heads, -1))
-        return projected.unbind(-3)
+        query, key, value = projected.unbind(-3)
+        if self.rotary:
+            if places is None:
+                places = torch.arange(hidden.shape[-2], device=hidden.device)
+            query, key = rotate(query, places), rotate(key, places)
+        return query, key, value
 
     def forward(
         self, hidden: Float[Tensor, "batch token width"]
     ) -> Float[Tensor, "batch token width"]:
-        return self.project_out(self.mix(self.project_in(hidden), self.num_heads))
+        if self.rotary:
+            packed = torch.stack(self.heads(hidden), dim=-3).flatten(-3)
+        else:
+            packed = self.project_in(hidden)
+        return self.project_out(self.mix(packed, self.num_heads))
 
     def weights(
         self, hidden: Float[Tensor, "batch token width"]
@@ -65,7 +117,8 @@ class Attention(nn.Module):
         """Each query token attends to the visible context tokens and to itself, never to other
         queries.
         """
-        query, own_key, own_value = self.heads(queries)  # (B, n, Q, M, H/M)
+        behind = visible.sum(-1)[:, None]  # a query stands behind what it sees
+        query, own_key, own_value = self.heads(queries, behind)  # (B, n, Q, M, H/M)
         _, key, value = self.heads(context)  # (B, T, M, H/M)
         scale = query.shape[-1] ** -0.5
         scores = torch.einsum("bkqmc,btmc->bkqmt", query, key) * scale
@@ -86,11 +139,17 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.attention_norm = nn.LayerNorm(config.width)
+        self.attention_norm = norm(config)
         self.attention = Attention(config)
-        self.mlp_norm = nn.LayerNorm(config.width)
-        self.mlp_in = nn.Linear(config.width, config.mlp_units)
-        self.mlp_out = nn.Linear(config.mlp_units, config.width)
+        self.has_mlp = config.mlp_units > 0
+        if self.has_mlp:
+            self.mlp_norm = norm(config)
+            self.mlp_in = nn.Linear(config.width, config.mlp_units)
+            self.mlp_out = nn.Linear(config.mlp_units, config.width)
+
+    def add_mlp(self, hidden: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
+        """The stream with what the MLP writes, where there is one."""
+        return hidden + self.mlp(hidden) if self.has_mlp else hidden
 
     def mlp(self, hidden: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
         return self.mlp_out(F.gelu(self.mlp_in(self.mlp_norm(hidden)), approximate="tanh"))
@@ -99,8 +158,7 @@ class Block(nn.Module):
         self, hidden: Float[Tensor, "batch token width"], tokens: slice = slice(None)
     ) -> Float[Tensor, "batch chosen width"]:
         """The residual stream after the layer, at the chosen tokens."""
-        hidden = (hidden + self.attention(self.attention_norm(hidden)))[:, tokens]
-        return hidden + self.mlp(hidden)
+        return self.add_mlp((hidden + self.attention(self.attention_norm(hidden)))[:, tokens])
 
     def from_context(
         self,
@@ -112,42 +170,25 @@ class Block(nn.Module):
         input.
         """
         normed = self.attention_norm(queries), self.attention_norm(context)
-        queries = queries + self.attention.from_context(*normed, visible)
-        return queries + self.mlp(queries)
+        return self.add_mlp(queries + self.attention.from_context(*normed, visible))
 
 
-class Transformer(nn.Module):
+class Transformer(Network):
     """An in-context learner for prompts of up to ``num_examples`` examples in ``dim`` dimensions.
 
     Args:
         dim: d, the dimension of x.
-        num_examples: n, the longest prompt; it sets the number of learned positions, 2n−1.
-        config: depth, heads, width.
+        num_examples: n, the longest prompt; it sets the number of learned positions, 2n−1. Without
+            learned positions there is no limit.
+        config: depth, heads, width, options.
     """
 
     def __init__(self, dim: int, num_examples: int, config: ModelConfig):
-        super().__init__()
-        self.dim, self.num_examples, self.config = dim, num_examples, config
-        self.read_in = nn.Linear(dim + 1, config.width)
-        self.positions = nn.Parameter(torch.zeros(2 * num_examples - 1, config.width))
+        super().__init__(dim, num_examples if config.positions == "learned" else None, config)
+        self.read_in, self.positions = read_in(dim, num_examples, config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.final_norm = nn.LayerNorm(config.width)
+        self.final_norm = norm(config)
         self.read_out = nn.Linear(config.width, 1)
-
-    def initialize(self, rng: torch.Generator) -> "Transformer":
-        """Draw initial weights: N(0, 1/fan_in) matrices, residual branches scaled by 1/√(2L), zero
-        biases.
-        """
-        for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
-            elif name == "positions":
-                nn.init.normal_(parameter, std=0.02, generator=rng)
-            elif parameter.ndim == 2:
-                residual = name.endswith(("project_out.weight", "mlp_out.weight"))
-                scale = (2 * self.config.num_layers) ** -0.5 if residual else 1.0
-                nn.init.normal_(parameter, std=scale * parameter.shape[1] ** -0.5, generator=rng)
-        return self
 
     def forward(self, xs: Xs, ys: Ys) -> Ys:
         """Predict every y from the examples before it: ``predictions[:, k]`` has seen k examples.
@@ -170,25 +211,24 @@ class Transformer(nn.Module):
             hidden = block(hidden)
         return last(hidden, tokens=slice(None, None, 2))  # nothing reads its y-tokens
 
-    def embed(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch token width"]:
-        """The residual stream that enters the first layer: read-in tokens plus positions, (B, 2n−1,
-        H).
+    def tokens(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch token features"]:
+        """The paper's."""
+        return tokenize(xs, ys)
+
+    def embed_queries(
+        self, queries: Float[Tensor, "*batch query dim"], places: slice | int
+    ) -> Float[Tensor, "*batch query width"]:
+        """Queries as x-tokens that enter the first layer, at one place or, one before the other,
+        at several.
         """
-        self._check(xs)
-        tokens = tokenize(xs, ys)
-        return self.read_in(tokens) + self.positions[: tokens.shape[1]]
+        hidden = self.read_in(F.pad(queries, (1, 0)))
+        if self.positions is None:
+            return hidden
+        return hidden + self.positions[places].unsqueeze(-2)
 
     def predict(self, hidden: Float[Tensor, "batch token width"]) -> Ys:
         """Read predictions (B, n) out of the x-tokens of the last residual stream (B, 2n−1, H)."""
         return self.read(hidden[:, self.prediction_tokens(hidden.shape[1])])
-
-    def prediction_tokens(self, num_tokens: int) -> slice:
-        """The x-tokens: the k-th of them has seen k examples."""
-        return slice(0, num_tokens, 2)
-
-    def read(self, hidden: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch"]:
-        """What a token of the last residual stream predicts."""
-        return self.read_out(self.final_norm(hidden)).squeeze(-1)
 
     def hidden_states(self, xs: Xs, ys: Ys) -> Float[Tensor, "layer batch token width"]:
         """The residual stream after the embedding and after every layer: (L+1, B, 2n−1, H)."""
@@ -229,16 +269,9 @@ class Transformer(nn.Module):
         num_examples, num_tokens = xs.shape[1], context.shape[1]
         examples_seen = torch.arange(num_examples, device=xs.device)
         visible = torch.arange(num_tokens, device=xs.device) < 2 * examples_seen[:, None]
-        hidden = self.read_in(F.pad(queries, (1, 0)))[:, None] + self.positions[:num_tokens:2, None]
+        hidden = self.embed_queries(queries[:, None], slice(0, num_tokens, 2))
+        hidden = hidden.expand(-1, num_examples, -1, -1)
         for block in self.blocks:
             hidden = block.from_context(hidden, context, visible)
             context = block(context)
         return self.read(hidden)
-
-    def _check(self, xs: Tensor) -> None:
-        num_examples, dim = xs.shape[1:]
-        if dim != self.dim or num_examples > self.num_examples:
-            raise ValueError(
-                f"xs has {num_examples} examples of dim {dim}; this learner takes dim {self.dim} "
-                f"and at most {self.num_examples} examples"
-            )

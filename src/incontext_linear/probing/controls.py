@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from incontext_linear.config import DistributionConfig, TaskConfig
+from incontext_linear.learner.registry import build_untrained
 from incontext_linear.learner.saved import Learner
-from incontext_linear.learner.transformer import Transformer
 from incontext_linear.probing.config import FitConfig, ProbingConfig
 from incontext_linear.probing.fitting import fit_probes
 from incontext_linear.probing.readouts import pack_readouts
@@ -38,7 +38,7 @@ def train_control(
     learner: Learner, training: TrainingConfig, num_steps: int, seed: int, device: str
 ) -> Learner:
     """A learner of the same shape that never had to learn in context."""
-    recipe = Recipe(learner.task, learner.model.config, training, seed)
+    recipe = Recipe(learner.task, learner.config, training, seed)
     return train(control_recipe(recipe, num_steps), device)
 
 
@@ -73,9 +73,9 @@ def fit_controls(
     The control learner and an untrained one are fitted in one pass; the targets that are another
     prompt's have the same mean, covariance and tails, and no relation to the hidden states.
     """
-    untrained = Transformer(learner.task.dim, learner.task.num_examples, learner.model.config)
-    untrained.initialize(generator(seed, "untrained learner")).to(selection.device)
-    models = [selection.place(control), untrained]
+    rng = generator(seed, "untrained learner")
+    untrained = build_untrained(learner.task, learner.config, rng)
+    models = [selection.place(control), untrained.to(selection.device)]
     states = collect_states(models, selection.xs, selection.ys, selection.layers)
     both = fit_probes(states, selection.layers * 2, selection.columns, probing.fit, seed)
     first, second = both.halves()

@@ -35,6 +35,13 @@ class Column(NamedTuple):
     target: str
     examples_seen: int
     values: Tensor
+    num_tokens: int | None = None
+    """Of a prompt up to the query behind these examples; None: 2k+1, as the paper's tokens are."""
+
+    @property
+    def visible(self) -> int:
+        """How many tokens it is read from."""
+        return 2 * self.examples_seen + 1 if self.num_tokens is None else self.num_tokens
 
     @property
     def name(self) -> str:
@@ -161,8 +168,8 @@ def fit_probes(
         seed: decides the test prompts and, with the refit's number, everything else that is random.
     """
     num_tokens = hidden.shape[1]
-    seen = torch.tensor([column.examples_seen for column in columns])
-    visible = (torch.arange(num_tokens) <= 2 * seen[:, None]).to(hidden.device)
+    counts = torch.tensor([column.visible for column in columns])
+    visible = (torch.arange(num_tokens) < counts[:, None]).to(hidden.device)
     refits = [
         _refit(hidden, layers, columns, visible, config, seed, index)
         for index in range(config.num_seeds)

@@ -24,7 +24,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from incontext_linear.config import BootstrapConfig, import_dotted
-from incontext_linear.learner.base import ContinuableLearner, predict_from, residual_streams
+from incontext_linear.learner.base import (
+    ContinuableLearner,
+    check_learner,
+    predict_from,
+    residual_streams,
+)
 from incontext_linear.learner.saved import Learner
 from incontext_linear.probing.config import INTERVENTIONS, RANDOM, ProbingConfig
 from incontext_linear.probing.readouts import MAKE_PROBES, LinearReadout, unpack_readout
@@ -396,6 +401,7 @@ def measure_causality(
         )
     config, split = probing.interventions, selection.split
     model, methods = selection.place(learner), build_interventions(config.methods)
+    check_learner(model, "interventions")
     chosen, others = (
         part.to(selection.device) for part in (split.test[: 2 * config.num_pairs], split.train)
     )
@@ -405,7 +411,9 @@ def measure_causality(
         of_others = selection.xs[others, : seen + 1], selection.ys[others, : seen + 1]
         probes = {
             target: {
-                layer: unpack_readout(readouts, target, seen, layer, selection.device)
+                layer: unpack_readout(
+                    readouts, target, seen, layer, selection.device, selection.num_tokens(seen)
+                )
                 for layer in selection.layers
             }
             for target in config.targets

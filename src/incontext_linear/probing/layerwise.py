@@ -6,7 +6,7 @@ their squared difference to the predictions after m steps of an iterative algori
 any, the layer resembles.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -36,6 +36,7 @@ def read_predictions(
     hidden: Float[Tensor, "layer token batch width"],
     ys: Ys,
     split: Split,
+    places: Sequence[int] | None = None,
 ) -> Float[Tensor, "layer test example"]:
     """Fit a linear read-out of the label on every layer, and read predictions out of the test
     prompts.
@@ -45,16 +46,18 @@ def read_predictions(
     prompts, layer by layer.
 
     Args:
-        hidden: residual streams (L, 2n−1, B, H).
+        hidden: residual streams (L, T, B, H).
         ys: labels (B, n).
         split: prompts to fit on, to choose the penalty on, and to predict.
+        places: the n tokens that predict; None: the paper's x-tokens.
 
     Returns:
         Predictions (L, test prompts, n); ``[..., k]`` has seen k examples.
     """
     parts = [part.to(hidden.device) for part in split]
     labels = [ys[part].T for part in parts]  # (n, prompts)
-    return torch.stack([_read_layer(states[::2], *parts, *labels[:2]) for states in hidden])
+    asked = slice(0, None, 2) if places is None else list(places)
+    return torch.stack([_read_layer(states[asked], *parts, *labels[:2]) for states in hidden])
 
 
 def _read_layer(
@@ -91,7 +94,7 @@ def measure_progress(
     Newton, least squares, and the learner's own: as `progress_tables`.
     """
     test, steps = selection.split.test.to(selection.device), probing.layerwise
-    read = read_predictions(hidden, selection.ys, selection.split)
+    read = read_predictions(hidden, selection.ys, selection.split, selection.places)
     step_size = probing.gradient_step_size
     algorithms = {
         "gradient_descent": {m: GradientDescent(step_size, m) for m in steps.gradient_steps},

@@ -141,9 +141,10 @@ def unpack_readout(
     examples_seen: int,
     layer: int,
     device: torch.device | str = "cpu",
+    num_tokens: int | None = None,
 ) -> LinearReadout:
     """One of the read-outs that `pack_readouts` packed, for a prompt's ``examples_seen`` examples
-    and a query.
+    and a query, which are ``num_tokens``; None: 2k+1.
 
     Raises:
         ValueError: if it is not there.
@@ -156,7 +157,8 @@ def unpack_readout(
             f"{layer}; {MAKE_PROBES}"
         )
     attention, matrix, bias, r_squared = (tensors[part].to(device) for part in parts)
-    return LinearReadout(attention[: 2 * examples_seen + 1], matrix, bias, r_squared.item())
+    count = 2 * examples_seen + 1 if num_tokens is None else num_tokens
+    return LinearReadout(attention[:count], matrix, bias, r_squared.item())
 
 
 def _readout_name(target: str, examples_seen: int, layer: int) -> str:

@@ -14,9 +14,9 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from incontext_linear.config import resolve_device
+from incontext_linear.learner.base import Network, check_learner
 from incontext_linear.learner.devices import on_device
 from incontext_linear.learner.saved import Learner
-from incontext_linear.learner.transformer import Transformer
 from incontext_linear.probing.config import ProbingConfig
 from incontext_linear.probing.fitting import Column, Split, split_prompts
 from incontext_linear.probing.targets import build_targets, target_values
@@ -43,13 +43,19 @@ class Selection:
     """Every target after every number of examples."""
     split: Split
     """Of the first refit; its test prompts are those of all."""
+    places: Sequence[int] | None = None
+    """Tokens that predict; None: the paper's x-tokens."""
+
+    def num_tokens(self, examples_seen: int) -> int:
+        """Tokens of a prompt up to the query behind so many examples."""
+        return 1 + (2 * examples_seen if self.places is None else self.places[examples_seen])
 
     @property
     def device(self) -> torch.device:
         """Where the prompts lie, and everything is computed."""
         return self.xs.device
 
-    def place(self, learner: Learner) -> Transformer:
+    def place(self, learner: Learner) -> Network:
         """The learner's network where the prompts lie; the learner's own does not move."""
         return on_device(learner.model, self.device)
 
@@ -67,22 +73,33 @@ def select(
         seed: decides the split.
 
     Raises:
-        ValueError: if the learner lacks a layer, or the prompts are too short or too few.
+        ValueError: if the learner shows no layers or lacks one, or the prompts are too short or too
+            few.
     """
+    check_learner(learner.model, "probing")
     context_lengths = lengths_seen(probing.context_lengths, prompts["xs"].shape[1])
     longest = max(context_lengths) + 1  # the query's token comes after the context
     where = resolve_device(device)
     xs, ys = (prompts[name][: probing.num_prompts, :longest].to(where) for name in ("xs", "ys"))
     targets = build_targets(probing.targets, probing.ridge_penalty)
+    places = _prediction_places(on_device(learner.model, where), xs[:1], ys[:1])
     columns = [
-        Column(name, seen, target_values(name, target, xs[:, :seen], ys[:, :seen]))
-        for seen in context_lengths
+        Column(name, k, target_values(name, target, xs[:, :k], ys[:, :k]), places[k] + 1)
+        for k in context_lengths
         for name, target in targets.items()
     ]
     layers = _layers(probing.layers, len(learner.model.blocks))
-    return Selection(
-        xs, ys, layers, context_lengths, columns, split_prompts(len(xs), probing.fit, seed)
-    )
+    split = split_prompts(len(xs), probing.fit, seed)
+    return Selection(xs, ys, layers, context_lengths, columns, split, places)
+
+
+@torch.no_grad()
+def _prediction_places(model: Network, xs: Xs, ys: Ys) -> list[int]:
+    """The tokens that predict; of a learner that does not say it, the paper's x-tokens."""
+    if not hasattr(model, "prediction_tokens"):
+        return list(range(0, 2 * xs.shape[1], 2))
+    places = torch.arange(model.embed(xs, ys).shape[1])
+    return places[model.prediction_tokens(len(places))].tolist()
 
 
 def identify(learner: Learner, selection: Selection) -> UInt8[Tensor, "32"]:

@@ -115,8 +115,10 @@ def overlap_table(selection: Selection, config: ProbingConfig, seed: int) -> pd.
         variance), ``low``, ``high``.
     """
     rows, errors = [], []
-    for target, seen, values in selection.columns:
-        for given, also, known in selection.columns:
+    for column in selection.columns:
+        target, seen, values = column.target, column.examples_seen, column.values
+        for other in selection.columns:
+            given, also, known = other.target, other.examples_seen, other.values
             if target == given or seen != also:
                 continue
             rows.append({"target": target, "given": given, "examples_seen": seen})

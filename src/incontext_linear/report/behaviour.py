@@ -34,7 +34,7 @@ def training(results: Results) -> Chapter | None:
         if trained
         else "This run trained no learner: it measured one that was trained before."
     )
-    model = results.learner.model.config
+    model = results.learner.config
     seed = record.get("seed")
     size = describe_run(task, model, seed) if seed is not None else results.learner.shape
     steps = f" It was trained for {record['step']:,} steps." if "step" in record else ""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 
-from incontext_linear.config import ModelConfig, TaskConfig
+from incontext_linear.config import LearnerConfig, TaskConfig
 from incontext_linear.figures.interactive import interval
 from incontext_linear.figures.words import describe_run
 from incontext_linear.learner.saved import Learner
@@ -33,7 +33,7 @@ class Results:
 
     tables: Mapping[str, Any]
     task: TaskConfig
-    model: ModelConfig
+    model: LearnerConfig
     seed: int
     learner: Learner | None = None
 

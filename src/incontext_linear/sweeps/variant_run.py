@@ -211,7 +211,7 @@ def is_trained(learner: LearnerDataset, recipe: Recipe, num_threads: int) -> boo
     try:
         found = learner.load()
         training = TrainingConfig.model_validate(found.record["training"])
-        by = Recipe(found.task, found.model.config, training, found.record["seed"])
+        by = Recipe(found.task, found.config, training, found.record["seed"])
     except (DatasetError, KeyError, ValueError):  # damaged, or of an older version
         return False
     threads = found.record.get("num_threads", num_threads)  # older ones do not say

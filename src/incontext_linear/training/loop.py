@@ -17,8 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from incontext_linear.config import TaskConfig, resolve_device
+from incontext_linear.learner.base import Network
+from incontext_linear.learner.registry import build_learner, draw_initial
 from incontext_linear.learner.saved import Learner
-from incontext_linear.learner.transformer import Transformer
 from incontext_linear.predictors import OrdinaryLeastSquares
 from incontext_linear.tasks import Prompts, draw_prompts, generator
 from incontext_linear.training.checkpoints import Checkpoint, CheckpointStore
@@ -108,7 +109,8 @@ class TrainingRun:
 
     def start(self, checkpoint: Checkpoint | None) -> None:
         """Set weights, optimiser, step and history: from the seed, or from a checkpoint."""
-        step = TrainingStep(self.model(checkpoint), self.recipe.training)
+        num_examples = self.recipe.task.num_examples
+        step = TrainingStep(self.model(checkpoint), self.recipe.training, num_examples=num_examples)
         step.prepare(self.draw(0))
         self.training_step: State = step
         self._take_step, self._predict = step, step.predict
@@ -116,11 +118,11 @@ class TrainingRun:
             step.load_state(checkpoint.tensors, checkpoint.step)
             self.restore(checkpoint)
 
-    def model(self, checkpoint: Checkpoint | None) -> Transformer:
+    def model(self, checkpoint: Checkpoint | None) -> Network:
         """The network that training starts from, or goes on with, on the device."""
         model, prefix = self._new_model(), "model."
         if checkpoint is None:
-            model.initialize(generator(self.recipe.seed, "initial weights"))
+            draw_initial(model, generator(self.recipe.seed, "initial weights"))
         else:
             named = checkpoint.tensors.items()
             saved = {n.removeprefix(prefix): t for n, t in named if n.startswith(prefix)}
@@ -133,8 +135,9 @@ class TrainingRun:
         self.step = checkpoint.step
         self.history = [Progress(**row) for row in checkpoint.description["history"]]
 
-    def _new_model(self) -> Transformer:
-        return Transformer(self.recipe.task.dim, self.recipe.task.num_examples, self.recipe.model)
+    def _new_model(self) -> Network:
+        task = self.recipe.task
+        return build_learner(task.dim, task.num_examples, self.recipe.model)
 
     def draw(self, step: int) -> Prompts:
         """This process's share of the batch of a step."""
@@ -238,7 +241,7 @@ class TrainingRun:
             "training": self.recipe.training.model_dump(mode="json"),
             "history": [vars(row) for row in self.history],
         }
-        return Learner(model.eval(), self.recipe.task, record)
+        return Learner(model.eval(), self.recipe.task, record, self.recipe.model)
 
 
 def _start(

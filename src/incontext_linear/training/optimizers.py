@@ -15,6 +15,7 @@ AdamW.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -22,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from incontext_linear.learner.transformer import Transformer
+from incontext_linear.learner.base import Network
 from incontext_linear.training.config import TrainingConfig
 
 ADAM_EPSILON = 1e-8
@@ -116,7 +117,7 @@ class FlatOptimizer:
 
     def __init__(
         self,
-        model: Transformer,
+        model: Network,
         training: TrainingConfig,
         low_precision: bool,
         compiled: bool,
@@ -133,10 +134,11 @@ class FlatOptimizer:
                 stack,
             )
             for kind, named in _sorted_parameters(model).items()
+            if named
         ]
         # Numbers that change every step live on the device, where a captured graph reads them.
         self._rate, self._step_size, self._correction = torch.zeros(
-            3, *stack, device=model.positions.device
+            3, *stack, device=next(model.parameters()).device
         )
         self._fused_update = (
             torch.compile(self._update, dynamic=False) if compiled else self._update
@@ -241,17 +243,19 @@ class FlatOptimizer:
         }
 
 
-def _sorted_parameters(model: Transformer) -> dict[str, dict[str, nn.Parameter]]:
-    """The blocks' matrices, kind by kind, so that equal shapes are neighbours; their biases; the
-    rest.
+def _sorted_parameters(model: Network) -> dict[str, dict[str, nn.Parameter]]:
+    """The matrices of the blocks' linear maps, kind by kind, so that equal shapes are neighbours;
+    their biases; the rest, which is all where a network shows no blocks.
     """
+    blocks = [block for block in getattr(model, "blocks", ()) if isinstance(block, nn.Module)]
+    inside = {module for block in blocks for module in block.modules()}
     linear = {
         f"{path}.{name}": parameter
-        for path, module in model.blocks.named_modules(prefix="blocks")
-        if isinstance(module, nn.Linear)
+        for path, module in model.named_modules()
+        if module in inside and isinstance(module, nn.Linear)
         for name, parameter in module.named_parameters()
     }
-    kinds = sorted(linear, key=lambda name: ("mlp" in name, name.split(".", 2)[2]))
+    kinds = sorted(linear, key=lambda name: ("mlp" in name, re.sub(r"\d+", "", name)))
     return {
         "matrices": {name: linear[name] for name in kinds if name.endswith("weight")},
         "biases": {name: linear[name] for name in kinds if name.endswith("bias")},

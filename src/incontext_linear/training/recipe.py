@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from incontext_linear.config import ModelConfig, TaskConfig
+from incontext_linear.config import LearnerConfig, TaskConfig
 from incontext_linear.files import recipe_fingerprint
 from incontext_linear.training.config import TrainingConfig
 
@@ -15,13 +15,13 @@ class Recipe:
 
     Args:
         task: what prompts are drawn.
-        model: the learner's shape.
+        model: the learner's architecture and sizes.
         training: steps, batch, optimiser, precision.
         seed: decides the initial weights and every batch.
     """
 
     task: TaskConfig
-    model: ModelConfig
+    model: LearnerConfig
     training: TrainingConfig
     seed: int
 
@@ -30,9 +30,8 @@ class Recipe:
         """Names the training by all that its result depends on, not by compilation or
         checkpoints.
         """
-        parts = (self.task, self.model, self.training)
-        task, model, training = (part.model_dump(mode="json") for part in parts)
-        return recipe_fingerprint(task, model, training, self.seed)
+        task, training = (part.model_dump(mode="json") for part in (self.task, self.training))
+        return recipe_fingerprint(task, self.model.numerics(), training, self.seed)
 
     def run_name(self, device: torch.device) -> str:
         """Names one training's checkpoints: the prompts differ by device, the sums by precision."""

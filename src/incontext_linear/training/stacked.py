@@ -24,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
+from incontext_linear.config import ModelConfig
 from incontext_linear.learner.attention import plain_attention
 from incontext_linear.learner.saved import Learner
 from incontext_linear.learner.transformer import Attention, Transformer
@@ -261,6 +262,11 @@ def _check(recipes: Sequence[Recipe]) -> None:
         raise ValueError(
             f"recipes: {len(recipes)} given that differ in more than seed, task and learning rate; "
             "allowed: one model, task.dim, task.num_examples and training"
+        )
+    if type(recipes[0].model) is not ModelConfig or recipes[0].model.positions != "learned":
+        raise ValueError(
+            f"model: {recipes[0].model.words} given; allowed in a stack: a transformer with "
+            "learned positions"
         )
     if len({recipe.fingerprint for recipe in recipes}) < len(recipes):
         raise ValueError("recipes: one is given twice; allowed: each once")

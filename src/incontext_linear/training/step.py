@@ -7,12 +7,14 @@ switches off, the same lines run plainly.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from incontext_linear.learner.base import Network
 from incontext_linear.learner.transformer import Transformer
 from incontext_linear.tasks import Prompts
 from incontext_linear.training.config import TrainingConfig
@@ -29,19 +31,34 @@ class TrainingStep:
 
     Args:
         model: the learner, on its device, in float32; trained in place.
-        training: optimiser settings and the four speed switches.
+        training: optimiser settings and the four speed switches. Where a switch is ``auto``, other
+            networks than the transformer run plainly, since their speed was not measured.
         stack: leading dimensions of the model's parameters, of prompts and of losses: (), or
             (learners,) where several are trained at once (`training.stacked`).
+        num_examples: n of the prompts; None: the longest that the learner takes.
     """
 
-    def __init__(self, model: Transformer, training: TrainingConfig, stack: tuple[int, ...] = ()):
-        self.model, self.device = model, model.positions.device
+    def __init__(
+        self,
+        model: Network,
+        training: TrainingConfig,
+        stack: tuple[int, ...] = (),
+        num_examples: int | None = None,
+    ):
+        self.model, self.device = model, next(model.parameters()).device
         on_gpu = self.device.type == "cuda"
+        fast = on_gpu and isinstance(model, Transformer)
         self.low_precision = training.low_precision(on_gpu)
-        self.compiled = on_gpu if training.compile == "auto" else training.compile
-        self.graphed = on_gpu and bool(training.cuda_graph)
+        self.compiled = fast if training.compile == "auto" else training.compile
+        self.graphed = fast if training.cuda_graph == "auto" else on_gpu and training.cuda_graph
         self.optimizer = FlatOptimizer(model, training, self.low_precision, self.compiled, stack)
-        self.loss = build_loss(training, model.num_examples, self.device, stack)
+        longest = model.num_examples if num_examples is None else num_examples
+        if longest is None:
+            raise ValueError(
+                "num_examples=None with a learner that takes prompts of any length; allowed: the "
+                "number of examples of the prompts"
+            )
+        self.loss = build_loss(training, longest, self.device, stack)
         self._network = self._forward = self._build_forward(training)
         self._side_stream = torch.cuda.Stream() if self.graphed else None
         if dist.is_initialized():
@@ -53,19 +70,22 @@ class TrainingStep:
 
     def _build_forward(self, training: TrainingConfig) -> Callable[[Tensor, Tensor], Tensor]:
         """The model, on kernels or compiled where the switches and the device allow it."""
-        model, on_gpu = self.model, self.device.type == "cuda"
+        model: Any = self.model  # whose methods are replaced
+        on_gpu = self.device.type == "cuda"
         wants_kernels = self.compiled if training.own_kernels == "auto" else training.own_kernels
-        if on_gpu and self.low_precision and wants_kernels:
+        own = isinstance(model, Transformer) and on_gpu and self.low_precision and wants_kernels
+        if own:
             packed_attention.install(model)
-        if on_gpu and self.low_precision and wants_kernels and fused.is_covered(model):
+        if own and fused.is_covered(model):
             model.run_blocks = fused.FusedBlocks(model.blocks, self.optimizer.gradients())
             if self.compiled:
                 model.embed, model.read = (
                     torch.compile(end, dynamic=False) for end in (model.embed, model.read)
                 )
         elif self.compiled:
-            for block in model.blocks:
-                block.compile()
+            for block in dict.fromkeys(getattr(model, "blocks", ())):
+                if isinstance(block, nn.Module):
+                    block.compile()
         return model
 
     def __call__(
@@ -120,8 +140,12 @@ class TrainingStep:
         self.loss.reset()
 
     def weights(self) -> dict[str, Tensor]:
-        """The model's weights in float32: of matrices kept in bfloat16, the master copies."""
-        return self.optimizer.weights()
+        """The model's weights in float32: of matrices kept in bfloat16, the master copies. And its
+        buffers, where it has some.
+        """
+        buffers = {name for name, _ in self.model.named_buffers()}
+        saved = self.model.state_dict()
+        return self.optimizer.weights() | {n: t for n, t in saved.items() if n in buffers}
 
     def state(self) -> dict[str, Tensor]:
         """What a step depends on beside the weights, by name: moments, and the loss's means."""

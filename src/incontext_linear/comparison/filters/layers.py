@@ -32,7 +32,7 @@ from incontext_linear.comparison.filters.readouts import ReadoutSplit, read_best
 from incontext_linear.comparison.filters.scores import filter_power
 from incontext_linear.comparison.filters.states import QueryStates, query_states
 from incontext_linear.config import MeasurementError, TaskConfig
-from incontext_linear.learner.transformer import Transformer
+from incontext_linear.learner.base import Network
 
 READOUTS = ("skip", "lens", "final", "labels")
 
@@ -58,7 +58,7 @@ class LayerFilters(NamedTuple):
 
 
 def layer_filters(
-    model: Transformer,
+    model: Network,
     task: TaskConfig,
     config: FilterConfig,
     seed: int,
@@ -100,7 +100,7 @@ def layer_filters(
 
 
 def layer_power(
-    model: Transformer, task: TaskConfig, config: FilterConfig, seed: int, readout: str = "skip"
+    model: Network, task: TaskConfig, config: FilterConfig, seed: int, readout: str = "skip"
 ) -> pd.DataFrame:
     """`filter_power` at each layer: would the families be told apart there, were one the truth?
 
@@ -186,7 +186,7 @@ def _check(readouts: tuple[str, ...]) -> None:
 
 
 def _prepare(
-    model: Transformer, task: TaskConfig, config: FilterConfig, seed: int
+    model: Network, task: TaskConfig, config: FilterConfig, seed: int
 ) -> tuple[FilterPrompts, Spectra, QueryStates, ReadoutSplit]:
     parameter = next(model.parameters())
     prompts = draw_filter_prompts(task, config, seed)

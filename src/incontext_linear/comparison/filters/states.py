@@ -8,7 +8,8 @@ layer may also hold weights that it has not yet multiplied with the query; these
 Shape letters: L layers (the embedding is layer 0), B prompts, d dimensions, H width, Q queries.
 """
 
-from typing import NamedTuple, cast
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from incontext_linear.comparison.filters.prompts import FilterPrompts
-from incontext_linear.learner.transformer import Block, Transformer
+from incontext_linear.learner.base import Network, can_be_used, residual_streams
+from incontext_linear.learner.transformer import Transformer
 
 
 class QueryStates(NamedTuple):
@@ -38,9 +40,7 @@ class QueryStates(NamedTuple):
 
 
 @torch.no_grad()
-def query_states(
-    model: Transformer, prompts: FilterPrompts, prompts_at_once: int = 64
-) -> QueryStates:
+def query_states(model: Network, prompts: FilterPrompts, prompts_at_once: int = 64) -> QueryStates:
     """Run fresh queries behind each prompt's k examples, and take every layer's state there.
 
     Args:
@@ -67,25 +67,57 @@ def query_states(
     )
 
 
-def _run(model: Transformer, xs: Tensor, ys: Tensor, queries: Tensor) -> tuple[Tensor, ...]:
+def _run(model: Network, xs: Tensor, ys: Tensor, queries: Tensor) -> tuple[Tensor, ...]:
     """Content, response, lens and skip of a few prompts, and the curvature as two sums a prompt."""
+    rows = []
+    for states, answers, skipped in _query_streams(model, xs, ys, queries):
+        content, response, missed, total = _affine(queries, states)
+        slopes = (_slopes(queries, answer) for answer in (answers, skipped))
+        rows.append((content, response, *slopes, missed, total))
+    return tuple(torch.stack(column) for column in zip(*rows, strict=True))
+
+
+def _query_streams(
+    model: Network, xs: Tensor, ys: Tensor, queries: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Each layer's states at the queries' tokens (B, Q, H), what the read-out answers to them
+    (B, Q), and what it answers behind the last layer.
+
+    Of the transformer the context is run once for all queries. A network that shows no layers has
+    one, whose state is its answer.
+    """
+    if isinstance(model, Transformer):
+        yield from _transformer_streams(model, xs, ys, queries)
+        return
+    num_queries = queries.shape[1]
+    asked = torch.cat((xs[:, None, :-1].expand(-1, num_queries, -1, -1), queries[:, :, None]), 2)
+    asked, labels = asked.flatten(0, 1), ys.repeat_interleave(num_queries, dim=0)
+    if not can_be_used(model, "interventions"):
+        answer = model(asked, labels)[:, -1].unflatten(0, (-1, num_queries))
+        yield answer.unsqueeze(-1), answer, answer
+        return
+    last = list(model.blocks)[-1]
+    for layer, hidden in residual_streams(model, asked, labels):
+        skipped = hidden if layer == len(model.blocks) else last(hidden)
+        states = hidden[:, -1].unflatten(0, (-1, num_queries))
+        yield states, model.read(states), model.read(skipped[:, -1]).unflatten(0, (-1, num_queries))
+
+
+def _transformer_streams(
+    model: Transformer, xs: Tensor, ys: Tensor, queries: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     seen = xs.shape[1] - 1
     context = model.embed(xs, ys)[:, : 2 * seen]
-    hidden = (model.read_in(F.pad(queries, (1, 0))) + model.positions[2 * seen])[:, None]
+    hidden = model.embed_queries(queries, 2 * seen)[:, None]
     visible = torch.ones(1, 2 * seen, dtype=torch.bool, device=xs.device)
-    blocks = cast("list[Block]", list(model.blocks))
-    rows = []
-    for layer in range(len(blocks) + 1):
+    for layer in range(len(model.blocks) + 1):
         if layer:
-            block = blocks[layer - 1]
+            block = model.blocks[layer - 1]
             hidden, context = block.from_context(hidden, context, visible), block(context)
         shortcut = hidden
-        if layer < len(blocks):
-            shortcut = blocks[-1].from_context(hidden, context, visible)
-        content, response, missed, total = _affine(queries, hidden[:, 0])
-        answers = (_slopes(queries, model.read(state[:, 0])) for state in (hidden, shortcut))
-        rows.append((content, response, *answers, missed, total))
-    return tuple(torch.stack(column) for column in zip(*rows, strict=True))
+        if layer < len(model.blocks):
+            shortcut = model.blocks[-1].from_context(hidden, context, visible)
+        yield hidden[:, 0], model.read(hidden[:, 0]), model.read(shortcut[:, 0])
 
 
 def _slopes(

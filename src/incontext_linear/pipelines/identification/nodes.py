@@ -11,12 +11,13 @@ from incontext_linear.comparison.identification import (
     IdentificationConfig,
     identify,
 )
-from incontext_linear.config import ModelConfig, TaskConfig, resolve_device
+from incontext_linear.config import LearnerConfig, TaskConfig, resolve_device
 from incontext_linear.figures.filters import plot_layer_filters
 from incontext_linear.figures.identification import plot_identification, plot_shift_curves
 from incontext_linear.figures.words import describe_run
-from incontext_linear.learner import Learner, Transformer
+from incontext_linear.learner import Learner
 from incontext_linear.learner.devices import on_device
+from incontext_linear.learner.registry import build_untrained
 from incontext_linear.tables import MetricHistories, metric_history
 from incontext_linear.tasks import generator
 
@@ -48,13 +49,12 @@ def identify_with_controls(
     The controls are a learner that was trained on the single w = 1, and one that was not trained.
     """
     where, task = str(resolve_device(device)), learner.task
-    untrained = Transformer(task.dim, task.num_examples, learner.model.config)
-    untrained.initialize(generator(seed, "untrained learner"))
+    untrained = build_untrained(task, learner.config, generator(seed, "untrained learner"))
     few = identification.for_controls()
     asked = {
         LEARNER: (learner.model, identification),
         "control_learner": (control.model, few),
-        "untrained_learner": (untrained.eval(), few),
+        "untrained_learner": (untrained, few),
     }
     return {
         name: identify(on_device(network, where), task, settings, seed, where)
@@ -91,7 +91,7 @@ def tell_verdict(
 
 
 def draw_identification(
-    found: dict[str, Identification], task: TaskConfig, model: ModelConfig, seed: int
+    found: dict[str, Identification], task: TaskConfig, model: LearnerConfig, seed: int
 ) -> Figure:
     """Where the verdict's candidate explains the learner, and every candidate shift by shift."""
     result = found[LEARNER]
@@ -105,7 +105,7 @@ def draw_identification(
 
 
 def draw_shift_curves(
-    found: dict[str, Identification], task: TaskConfig, model: ModelConfig, seed: int
+    found: dict[str, Identification], task: TaskConfig, model: LearnerConfig, seed: int
 ) -> Figure:
     """Distances to the nearest candidates against the strength of every shift."""
     run = describe_run(task, model, seed)
@@ -122,7 +122,7 @@ def measure_filters(
     return found, found.bins, found.scores, found.shares
 
 
-def draw_filters(found: LayerFilters, task: TaskConfig, model: ModelConfig, seed: int) -> Figure:
+def draw_filters(found: LayerFilters, task: TaskConfig, model: LearnerConfig, seed: int) -> Figure:
     """The filters, layer by layer, and the families fitted to them."""
     tables = found.bins, found.curves, found.scores, found.shares
     return plot_layer_filters(*tables, title=describe_run(task, model, seed))

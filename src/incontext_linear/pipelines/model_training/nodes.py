@@ -1,19 +1,22 @@
 """Train the in-context learner, or take one that was trained before."""
 
+from dataclasses import fields
+
 import pandas as pd
 
-from incontext_linear.config import ModelConfig, TaskConfig
+from incontext_linear.config import LearnerConfig, TaskConfig
 from incontext_linear.learner.saved import Learner, check_same_shape
 from incontext_linear.progress import training_progress
 from incontext_linear.tables import MetricHistories, metric_history
 from incontext_linear.training import Recipe, train
 from incontext_linear.training.checkpoints import CheckpointStore
 from incontext_linear.training.config import TrainingConfig
+from incontext_linear.training.loop import Progress
 
 
 def train_learner(
     task: TaskConfig,
-    model: ModelConfig,
+    model: LearnerConfig,
     training: TrainingConfig,
     seed: int,
     checkpoints: CheckpointStore,
@@ -28,7 +31,7 @@ def train_learner(
     """
     if pretrained is not None:
         check_same_shape(
-            "the pretrained learner", (pretrained.task, pretrained.model.config), (task, model)
+            "the pretrained learner", (pretrained.task, pretrained.config), (task, model)
         )
         if pretrained.task != task:
             raise ValueError(
@@ -43,7 +46,7 @@ def train_learner(
 def discard_checkpoints(
     learner: Learner,
     task: TaskConfig,
-    model: ModelConfig,
+    model: LearnerConfig,
     training: TrainingConfig,
     seed: int,
     checkpoints: CheckpointStore,
@@ -56,7 +59,8 @@ def discard_checkpoints(
 
 def tabulate_history(learner: Learner) -> pd.DataFrame:
     """The training record as a table: step, loss, SPD to OLS, learning rate."""
-    return pd.DataFrame(learner.record["history"])
+    names = [column.name for column in fields(Progress)]
+    return pd.DataFrame(learner.record["history"], columns=names)  # none, if trained elsewhere
 
 
 def report_training_metrics(history: pd.DataFrame) -> MetricHistories:

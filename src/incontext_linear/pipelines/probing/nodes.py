@@ -30,7 +30,7 @@ def train_control_learner(
     """
     if pretrained is None:
         return train_control(learner, training, probing.controls.num_steps, seed, device)
-    found, expected = ((own.task, own.model.config) for own in (pretrained, learner))
+    found, expected = ((own.task, own.config) for own in (pretrained, learner))
     check_same_shape("the pretrained control", found, expected)
     return pretrained
 

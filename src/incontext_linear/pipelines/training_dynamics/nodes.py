@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from incontext_linear.config import EvaluationConfig, ModelConfig, TaskConfig
+from incontext_linear.config import EvaluationConfig, LearnerConfig, TaskConfig
 from incontext_linear.dynamics import behaviour, fitted, heads, passages, states, trajectories
 from incontext_linear.dynamics.behaviour import LABELS
 from incontext_linear.dynamics.config import DynamicsConfig
@@ -23,7 +23,7 @@ PromptSets = dict[str, Prompts]
 
 def train_seeds(
     task: TaskConfig,
-    model: ModelConfig,
+    model: LearnerConfig,
     training: TrainingConfig,
     dynamics: DynamicsConfig,
     snapshots: SnapshotStore,
@@ -165,31 +165,31 @@ def report_dynamics_metrics(
     return {name: points for name, points in histories.items() if points}
 
 
-def _describe(task: TaskConfig, model: ModelConfig, dynamics: DynamicsConfig) -> str:
+def _describe(task: TaskConfig, model: LearnerConfig, dynamics: DynamicsConfig) -> str:
     pool = f", pool of {task.pool_size}" if task.pool_size is not None else ""
     noise = f", noise {task.noise_std:g}" if task.noise_std else ""
     return (
-        f"d = {task.dim}, {task.num_examples} examples{noise}{pool} · {model.num_layers} layers of "
-        f"width {model.width} · {len(dynamics.seeds)} seeds"
+        f"d = {task.dim}, {task.num_examples} examples{noise}{pool} · {model.words} · "
+        f"{len(dynamics.seeds)} seeds"
     )
 
 
 def draw_distances(
-    spd: pd.DataFrame, task: TaskConfig, model: ModelConfig, dynamics: DynamicsConfig
+    spd: pd.DataFrame, task: TaskConfig, model: LearnerConfig, dynamics: DynamicsConfig
 ) -> Figure:
     """`figures.dynamics.plot_distances`."""
     return figures.plot_distances(spd, _describe(task, model, dynamics))
 
 
 def draw_nearest(
-    nearest: pd.DataFrame, task: TaskConfig, model: ModelConfig, dynamics: DynamicsConfig
+    nearest: pd.DataFrame, task: TaskConfig, model: LearnerConfig, dynamics: DynamicsConfig
 ) -> Figure:
     """`figures.dynamics.plot_nearest_over_training`."""
     return figures.plot_nearest_over_training(nearest, _describe(task, model, dynamics))
 
 
 def draw_plane(
-    single: pd.DataFrame, task: TaskConfig, model: ModelConfig, dynamics: DynamicsConfig
+    single: pd.DataFrame, task: TaskConfig, model: LearnerConfig, dynamics: DynamicsConfig
 ) -> Figure:
     """`figures.dynamics.plot_plane`, of the two algorithms that the parameters or the task name."""
     known = list(dict.fromkeys(single["predictor"]))
@@ -204,7 +204,7 @@ def draw_families(
     comparison: pd.DataFrame,
     power: pd.DataFrame,
     task: TaskConfig,
-    model: ModelConfig,
+    model: LearnerConfig,
     dynamics: DynamicsConfig,
 ) -> Figure:
     """`figures.dynamics.plot_families`."""
@@ -215,7 +215,7 @@ def draw_heads(
     strongest: pd.DataFrame,
     appeared: pd.DataFrame,
     task: TaskConfig,
-    model: ModelConfig,
+    model: LearnerConfig,
     dynamics: DynamicsConfig,
 ) -> Figure:
     """`figures.dynamics.plot_heads`."""
@@ -226,7 +226,7 @@ def draw_states(
     probes: pd.DataFrame,
     readouts: pd.DataFrame,
     task: TaskConfig,
-    model: ModelConfig,
+    model: LearnerConfig,
     dynamics: DynamicsConfig,
 ) -> Figure:
     """`figures.dynamics.plot_states`."""

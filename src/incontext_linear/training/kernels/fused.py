@@ -36,6 +36,8 @@ them.
 
 def is_covered(model: Transformer) -> bool:
     """Whether the kernels cover this learner's shape (on a GPU, in bfloat16)."""
+    if not model.config.is_plain or model.positions is None:
+        return False
     width, num_heads = model.config.width, model.config.num_heads
     return (
         width <= MAX_WIDTH
