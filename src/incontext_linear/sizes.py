@@ -72,6 +72,11 @@ def _is_transformer(model: LearnerConfig) -> TypeGuard[ModelConfig]:
     return type(model) is ModelConfig
 
 
+def _width(model: LearnerConfig) -> int:
+    """Of the residual stream; 0 where it is not known before the learner is built."""
+    return int(getattr(model, "width", 0))
+
+
 def _activations(task: TaskConfig, model: LearnerConfig) -> int:
     """Numbers that the backward pass needs of a prompt; of other architectures none are counted."""
     if not _is_transformer(model):
@@ -174,7 +179,7 @@ def _resamples(name: str) -> Callable[[Parameters], Need]:
 def _hidden_states(parameters: Parameters) -> Need:
     probing, task, model = parameters.probing, parameters.task, parameters.model
     count = probing.num_prompts or parameters.data_generation.num_probing_prompts
-    layers = len(probing.layers or range(model.num_layers + 1))
+    layers = len(probing.layers or range((model.depth or 0) + 1))
     return Need(
         f"the hidden states of {count:,} prompts",
         (
@@ -185,17 +190,18 @@ def _hidden_states(parameters: Parameters) -> Need:
             "model.width",
             "task.num_examples",
         ),
-        2 * layers * task.num_tokens * count * model.width,  # in half precision
+        2 * layers * task.num_tokens * count * _width(model),  # in half precision
         on_device=True,
     )
 
 
 def _probes(parameters: Parameters) -> Need:
     probing, task, model = parameters.probing, parameters.task, parameters.model
-    layers = len(probing.layers or range(model.num_layers + 1))
+    layers = len(probing.layers or range((model.depth or 0) + 1))
     columns = len(probing.targets) * len(probing.context_lengths)
     size = task.dim * (task.dim + 1) // 2 if "gram" in probing.targets else task.dim
-    each = model.width * size + sum(u * (model.width + size) for u in probing.fit.hidden_units)
+    width = _width(model)
+    each = width * size + sum(u * (width + size) for u in probing.fit.hidden_units)
     count = probing.num_prompts or parameters.data_generation.num_probing_prompts
     return Need(
         "the probes and their targets",

@@ -57,7 +57,8 @@ def estimate_learner_weights(
     asked = queries["queries"].to(where)
     xs, ys = (prompts[name][: len(asked)].to(where) for name in ("xs", "ys"))
     model = on_device(learner.model, where)
-    scores = xs.shape[1] * asked.shape[1] * learner.task.num_tokens * learner.model.config.num_heads
+    num_heads = getattr(learner.config, "num_heads", 1)  # not every architecture has attention
+    scores = xs.shape[1] * asked.shape[1] * learner.task.num_tokens * num_heads
     at_once = 16 if where.type == "cuda" else min(16, max(1, SCORES_AT_ONCE // scores))
     estimate = implicit_weights(model, xs, ys, asked, prompts_at_once=at_once)
     return {name: tensor.cpu() for name, tensor in estimate._asdict().items()}

@@ -16,7 +16,7 @@ depend on; it is reported, and the others go on.
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -58,6 +58,7 @@ def stack_learners(learners: Sequence[Transformer]) -> Transformer:
     It cannot be called itself: `StackedForward` maps over it.
     """
     first = learners[0]
+    assert first.num_examples is not None, "its positions are learned"
     stack = Transformer(first.dim, first.num_examples, first.config)
     parameters, _ = stack_module_state([*learners])
     for name, stacked in parameters.items():
@@ -136,7 +137,7 @@ class StackedStep(TrainingStep):
         super().__init__(stack_learners(learners), training, (len(learners),))
 
     def _build_forward(self, training: TrainingConfig) -> StackedForward:
-        return StackedForward(self.model, self.compiled)
+        return StackedForward(cast(Transformer, self.model), self.compiled)
 
     def part(self, position: int) -> "LearnerState":
         """One learner's own."""
@@ -195,7 +196,9 @@ class StackedRun:
     def start(self, checkpoints: Sequence[CheckpointStore] | None) -> None:
         """Go on from the newest step that all learners have a checkpoint of; else begin."""
         found, diverged = _newest_common([run.name for run in self.runs], checkpoints)
-        learners = [run.model(saved) for run, saved in zip(self.runs, found, strict=True)]
+        learners = [
+            cast(Transformer, run.model(saved)) for run, saved in zip(self.runs, found, strict=True)
+        ]
         self._step = StackedStep(learners, self.training)
         self._step.prepare(self._draw(0))
         for position, (run, saved) in enumerate(zip(self.runs, found, strict=True)):
