@@ -30,8 +30,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from incontext_linear.config import TaskConfig
-from incontext_linear.learner.registry import build_learner, read_config
+from incontext_linear.config import LearnerConfig, TaskConfig
+from incontext_linear.learner.registry import build_learner
 from incontext_linear.predictors import FirstExamples, OrdinaryLeastSquares, Ridge
 from incontext_linear.predictors.batching import grams_before, moments_before
 from incontext_linear.predictors.mixture_bayes import MixturePosteriorMean
@@ -98,7 +98,7 @@ class Control:
 def train(control: Control, seed: int) -> nn.Module:
     """Train by AdamW on the mean squared error of all prefixes; warm-up, then cosine to 0."""
     task = control.distribution.task
-    model = build_learner(task.dim, task.num_examples, read_config(control.model))
+    model = build_learner(task.dim, task.num_examples, LearnerConfig.model_validate(control.model))
     model.initialize(generator(seed, "weights"))
     optimizer = torch.optim.AdamW(
         model.parameters(), control.learning_rate, betas=(0.9, 0.999), weight_decay=0.0, fused=True

@@ -277,13 +277,15 @@ def _check_identification(settings: IdentificationConfig, task: TaskConfig) -> l
     return problems
 
 
-def _check_alignment(alignment: AlignmentConfig, task: TaskConfig, model: ModelConfig) -> list[str]:
+def _check_alignment(
+    alignment: AlignmentConfig, task: TaskConfig, model: LearnerConfig
+) -> list[str]:
     problems = []
-    missing = [layer for layer in alignment.layers or () if layer > model.num_layers]
+    missing = [layer for layer in alignment.layers or () if layer > (model.depth or layer)]
     if missing:
         problems.append(
             f"alignment.layers: layers {missing} do not exist; allowed: 0 (the embedding) to "
-            f"{model.num_layers} (model.num_layers)"
+            f"{model.depth} (model.num_layers)"
         )
     if alignment.examples_seen is not None:
         try:

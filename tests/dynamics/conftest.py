@@ -10,9 +10,10 @@ from incontext_linear.tasks import Prompts
 from incontext_linear.training import Recipe, SnapshotStore, TrainingConfig
 
 TASK = TaskConfig(dim=2, num_examples=6)
+MODEL = ModelConfig(num_layers=2, num_heads=2, width=16)
 RECIPE = Recipe(
     TASK,
-    ModelConfig(num_layers=2, num_heads=2, width=16),
+    MODEL,
     TrainingConfig(num_steps=12, batch_size=8, log_every=4),
     0,
 )

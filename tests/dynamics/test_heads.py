@@ -16,7 +16,7 @@ from incontext_linear.dynamics.heads import (
     strongest_heads,
 )
 from incontext_linear.learner.transformer import Transformer
-from tests.dynamics.conftest import RECIPE, TASK
+from tests.dynamics.conftest import MODEL, TASK
 
 TOKENS = 2 * TASK.num_examples - 1
 
@@ -41,7 +41,7 @@ class PlantedAttention(Transformer):
 
 @pytest.fixture(scope="module")
 def scores():
-    model = PlantedAttention(TASK.dim, TASK.num_examples, RECIPE.model)
+    model = PlantedAttention(TASK.dim, TASK.num_examples, MODEL)
     rng = torch.Generator().manual_seed(0)
     xs = torch.randn(40, TASK.num_examples, TASK.dim, generator=rng)
     return {name: values[0] for name, values in head_scores(model, xs, xs[..., 0], 16).items()}
@@ -67,7 +67,7 @@ def test_attention_by_likeness_matches_and_even_attention_does_not(scores):
 def test_a_head_has_appeared_once_it_stays_above_the_bar(trajectories: Trajectories):
     xs = torch.randn(8, TASK.num_examples, TASK.dim)
     table = head_table(trajectories, xs, xs[..., 0], "cpu")
-    layers, heads = RECIPE.model.num_layers, RECIPE.model.num_heads
+    layers, heads = MODEL.num_layers, MODEL.num_heads
     assert len(table) == 2 * len(trajectories.steps) * (len(KINDS) + 1) * layers * heads
     one = (table["kind"] == LABEL_TO_INPUT) & (table["layer"] == 2) & (table["head"] == 1)
     rising = table.assign(score=0.0).astype({"score": float})

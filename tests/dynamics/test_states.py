@@ -9,6 +9,7 @@ from incontext_linear.config import BootstrapConfig, EvaluationConfig
 from incontext_linear.dynamics import DynamicsConfig, Trajectories, draw_prompt_sets
 from incontext_linear.dynamics.states import measure_states, over_seeds
 from incontext_linear.dynamics.trajectories import HOME
+from incontext_linear.learner.transformer import as_transformer
 from incontext_linear.probing.config import FitConfig
 from incontext_linear.probing.fitting import split_prompts
 from incontext_linear.probing.layerwise import read_predictions
@@ -29,7 +30,9 @@ def test_states_of_every_step_and_layer(trajectories: Trajectories):
     assert probes["error"].between(0, 3).all()
     _, (step, learner) = two.learners(3)
     with torch.no_grad():
-        states = learner.model.hidden_states(prompts.xs, prompts.ys).permute(0, 2, 1, 3)
+        states = (
+            as_transformer(learner.model).hidden_states(prompts.xs, prompts.ys).permute(0, 2, 1, 3)
+        )
     split = split_prompts(160, DYNAMICS.fit, 0)
     read = read_predictions(states, prompts.ys, split)[2, 20:, 1:]
     ys = prompts.ys[split.test]

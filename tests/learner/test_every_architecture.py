@@ -107,8 +107,8 @@ def test_a_training_that_was_cut_goes_on_to_the_same_weights(learner: Learner, t
 def test_it_is_compared(learner: Learner):
     prompts = draw_prompts(TASK, 6, seed=0)._asdict()
     queries = {"queries": torch.randn(3, 6, 2)}
-    table = predict_with_learner(learner, prompts, "cpu")
-    assert len(table) == 6 * 5
+    (predictions,) = predict_with_learner(learner, prompts, "cpu").values()
+    assert predictions.shape == (6, 5)
     weights = estimate_learner_weights(learner, prompts, queries, "cpu")["weights"]
     assert weights.shape == (3, 5, 2)
     assert weights.isfinite().all()

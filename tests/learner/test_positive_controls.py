@@ -17,9 +17,8 @@ from benchmarks.positive_controls import (
     share,
     summary,
 )
-from incontext_linear.config import TaskConfig
+from incontext_linear.config import LearnerConfig, TaskConfig
 from incontext_linear.learner.linear_attention import LinearAttention, LinearAttentionConfig
-from incontext_linear.learner.registry import read_config
 from incontext_linear.predictors import GradientDescent, Ridge
 from incontext_linear.tasks import generator
 
@@ -140,7 +139,7 @@ def test_every_control_names_a_learner_that_exists():
     names = [control.name for control in controls()]
     assert len(names) == len(set(names))
     for control in controls():
-        read_config(control.model)
+        LearnerConfig.model_validate(control.model)
 
 
 def test_results_of_one_training_replace_older_ones_of_the_same(tmp_path):

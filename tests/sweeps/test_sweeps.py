@@ -15,6 +15,8 @@ from kedro.config import OmegaConfigLoader
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from incontext_linear.config import ModelConfig
+from incontext_linear.parameters import Parameters
 from incontext_linear.sweeps.config import SweepConfig, SweepError, check_sweep
 from incontext_linear.sweeps.display import describe, failures_table, open_display, summarize
 from incontext_linear.sweeps.project import branches_read
@@ -34,6 +36,10 @@ def variants_of(**fields):
     return cross("some", SweepConfig.model_validate(fields), read_parameters)
 
 
+def transformer_of(parameters: Parameters) -> ModelConfig:
+    return cast(ModelConfig, parameters.model)
+
+
 def test_axes_and_seeds_are_crossed_the_seed_fastest():
     variants = variants_of(
         axes={"model.num_layers": [1, 2], "task.noise_std": [0.0, 0.5]}, seeds=[0, 7]
@@ -45,7 +51,7 @@ def test_axes_and_seeds_are_crossed_the_seed_fastest():
     ]
     assert len(variants) == 8
     last = variants[-1].parameters
-    assert (last.model.num_layers, last.task.noise_std, last.seed) == (2, 0.5, 7)
+    assert (transformer_of(last).num_layers, last.task.noise_std, last.seed) == (2, 0.5, 7)
 
 
 def test_folders_name_the_values_and_escape_what_no_folder_should_hold():
@@ -59,7 +65,8 @@ def test_parameters_of_the_sweep_lie_over_the_environments_and_axes_over_both():
     parameters = {"training": {"num_steps": 7}, "model": {"width": 8, "num_layers": 9}}
     (variant,) = variants_of(axes={"model.num_layers": [3]}, parameters=parameters)
     assert variant.parameters.training.num_steps == 7
-    assert (variant.parameters.model.width, variant.parameters.model.num_layers) == (8, 3)
+    model = transformer_of(variant.parameters)
+    assert (model.width, model.num_layers) == (8, 3)
     assert variant.parameters.training.batch_size == PARAMETERS["training"]["batch_size"]
 
 
@@ -88,7 +95,7 @@ def test_variants_of_one_shape_form_a_group_of_sixteen_at_most():
     groups = group(variants, stacked=True)
     assert [len(members) for members in groups] == [16, 2, 16, 2]
     for members in groups:
-        assert len({member.parameters.model.num_layers for member in members}) == 1
+        assert len({member.parameters.model.depth for member in members}) == 1
     assert sorted(v.name for members in groups for v in members) == sorted(v.name for v in variants)
     assert [len(members) for members in group(variants, stacked=False)] == [1] * 36
 

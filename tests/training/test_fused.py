@@ -2,6 +2,8 @@
 float64.
 """
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -197,7 +199,7 @@ def test_gradients_that_do_not_lie_side_by_side_are_refused():
 
 
 def test_what_the_kernels_cover():
-    def covered(num_examples: int = 40, **config: int) -> bool:
+    def covered(num_examples: int = 40, **config: Any) -> bool:
         return fused.is_covered(Transformer(2, num_examples, ModelConfig(num_layers=1, **config)))
 
     assert covered(width=512, num_heads=4)

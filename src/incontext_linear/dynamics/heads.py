@@ -19,7 +19,7 @@ from torch import Tensor
 from incontext_linear.config import resolve_device
 from incontext_linear.dynamics.trajectories import Trajectories
 from incontext_linear.learner.devices import on_device
-from incontext_linear.learner.transformer import Transformer
+from incontext_linear.learner.transformer import Transformer, as_transformer
 from incontext_linear.shapes import Xs, Ys
 
 LABEL_TO_INPUT, QUERY_TO_LABELS, QUERY_TO_INPUTS = (
@@ -100,7 +100,7 @@ def head_table(trajectories: Trajectories, xs: Xs, ys: Ys, device: str) -> pd.Da
     xs, ys = xs.to(where), ys.to(where)
     for seed in trajectories.seeds:
         for step, learner in trajectories.learners(seed):
-            scores = head_scores(on_device(learner.model, where), xs, ys)
+            scores = head_scores(as_transformer(on_device(learner.model, where)), xs, ys)
             for kind, values in scores.items():
                 for (layer, head), score in np.ndenumerate(values.cpu().numpy()):
                     rows.append((seed, step, kind, layer + 1, head + 1, float(score)))

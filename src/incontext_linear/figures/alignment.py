@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from incontext_linear.config import ModelConfig, TaskConfig
+from incontext_linear.config import LearnerConfig, TaskConfig
 from incontext_linear.figures.style import (
     INK,
     MUTED,
@@ -46,7 +46,7 @@ def model_name(name: str) -> str:
 
 
 def plot_alignment(
-    verdicts: pd.DataFrame, task: TaskConfig, model: ModelConfig, seed: int
+    verdicts: pd.DataFrame, task: TaskConfig, model: LearnerConfig, seed: int
 ) -> Figure:
     """Share of each causal model's counterfactual against layer, a panel a model, a curve a place.
 
@@ -93,7 +93,7 @@ def _draw_place(axes: Axes, curve: pd.DataFrame, place: str) -> None:
         axes.plot(rows["layer"], rows["share"], markerfacecolor=face, **look)
 
 
-def plot_ranks(shares: pd.DataFrame, task: TaskConfig, model: ModelConfig, seed: int) -> Figure:
+def plot_ranks(shares: pd.DataFrame, task: TaskConfig, model: LearnerConfig, seed: int) -> Figure:
     """Share against the subspace's rank, a panel a causal model: the best layer of each place.
 
     Dashed: random subspaces of the same rank at that layer.
@@ -136,7 +136,7 @@ def plot_reading(
     scores: pd.DataFrame,
     heads: pd.DataFrame,
     task: TaskConfig,
-    model: ModelConfig,
+    model: LearnerConfig,
     seed: int,
 ) -> Figure:
     """What the query's token holds, the edges that it reads through, and what each head is for."""

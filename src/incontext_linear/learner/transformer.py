@@ -275,3 +275,17 @@ class Transformer(Network):
             hidden = block.from_context(hidden, context, visible)
             context = block(context)
         return self.read(hidden)
+
+
+def as_transformer(model: nn.Module) -> Transformer:
+    """The same network, where what is asked of it is known for the paper's transformer alone.
+
+    Raises:
+        ValueError: if it is of another architecture.
+    """
+    if isinstance(model, Transformer):
+        return model
+    raise ValueError(
+        f"learner: a {type(model).__name__} given; allowed here: the transformer "
+        "(model.type: transformer)"
+    )

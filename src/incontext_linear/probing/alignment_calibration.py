@@ -70,7 +70,7 @@ class Rotated(nn.Module):
         """(B, T, H)."""
         return self.base.embed(xs, ys) @ self.rotation.mT
 
-    def prediction_tokens(self, num_tokens: int) -> slice:
+    def prediction_tokens(self, num_tokens: int) -> slice | Tensor:
         """As the base's."""
         return self.base.prediction_tokens(num_tokens)
 

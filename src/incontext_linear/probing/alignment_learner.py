@@ -4,8 +4,8 @@ import pandas as pd
 
 from incontext_linear.config import resolve_device
 from incontext_linear.learner.devices import on_device
+from incontext_linear.learner.registry import build_untrained
 from incontext_linear.learner.saved import Learner
-from incontext_linear.learner.transformer import Transformer
 from incontext_linear.probing.alignment import align
 from incontext_linear.probing.alignment_config import AlignmentConfig
 from incontext_linear.probing.alignment_rule import LEARNER, candidates, decide
@@ -41,8 +41,8 @@ def align_with_controls(
     tables = [found.assign(source=LEARNER)]
     cells = candidates(found, config.rule)
     if cells:
-        untrained = Transformer(task.dim, task.num_examples, learner.model.config)
-        untrained.initialize(generator(seed, "untrained learner"))
+        rng = generator(seed, "untrained learner")
+        untrained = build_untrained(task, learner.config, rng)
         asked = {
             SHUFFLED: learner.model,
             "untrained_learner": untrained,

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from incontext_linear.config import BootstrapConfig, TaskConfig
 from incontext_linear.learner.base import (
@@ -25,7 +25,7 @@ from incontext_linear.learner.base import (
     LayeredLearner,
     residual_streams,
 )
-from incontext_linear.learner.transformer import Block, Transformer
+from incontext_linear.learner.transformer import Block, Transformer, as_transformer
 from incontext_linear.predictors import OrdinaryLeastSquares
 from incontext_linear.probing.alignment_config import PathsConfig
 from incontext_linear.probing.exchange import PromptPairs, answers_from, frozen, prompt_of
@@ -137,7 +137,7 @@ def trace_paths(
         ``number``, ``of``, ``share`` of the donor's answer with ``low`` and ``high`` over pairs; of
         random sets the mean, with the least and largest of them.
     """
-    model = cast(Transformer, frozen(model))
+    model = as_transformer(cast(nn.Module, frozen(model)))
     readings = [
         QueryReading.of(
             model, PromptPairs.draw(task, config.num_pairs, examples_seen, seed, f"paths {part}")
@@ -233,7 +233,7 @@ def ablate_heads(
         squares behind k examples, in units of the labels' variance), ``intact`` (the same without
         ablation) and ``changed`` (mean squared change of the prediction, in the same units).
     """
-    model = cast(Transformer, frozen(model))
+    model = as_transformer(cast(nn.Module, frozen(model)))
     prompts = draw_prompts(task, num_prompts, seed, 0, "head ablation")
     xs, ys = (part[:, : examples_seen + 1] for part in (prompts.xs, prompts.ys))
     reference, variance = OrdinaryLeastSquares()(xs, ys)[:, -1], ys.var()

@@ -7,6 +7,7 @@ import pandas as pd
 from incontext_linear.config import resolve_device
 from incontext_linear.learner.devices import on_device
 from incontext_linear.learner.saved import Learner
+from incontext_linear.learner.transformer import as_transformer
 from incontext_linear.probing.alignment_calibration import calibrate, calibration_summary
 from incontext_linear.probing.alignment_config import AlignmentConfig
 from incontext_linear.probing.alignment_learner import align_with_controls
@@ -46,9 +47,10 @@ def trace_reading(
     """The edges that the query reads through, their scores, head ablation, attention patterns."""
     task, paths = learner.task, alignment.paths
     seen = alignment.examples_for(task.dim, task.num_examples)
-    edges, scores = trace_paths(learner.model, task, seen, paths, alignment.bootstrap, seed)
-    heads = ablate_heads(learner.model, task, seen, paths.num_prompts, seed)
-    patterns = classify_attention(learner.model, task, seen, paths.num_prompts, seed)
+    model = as_transformer(learner.model)
+    edges, scores = trace_paths(model, task, seen, paths, alignment.bootstrap, seed)
+    heads = ablate_heads(model, task, seen, paths.num_prompts, seed)
+    patterns = classify_attention(model, task, seen, paths.num_prompts, seed)
     return edges, scores, heads, patterns
 
 
