@@ -15,7 +15,8 @@ import griffe
 import yaml
 from pydantic import BaseModel
 
-from incontext_linear.config import MOST
+from incontext_linear.config import MOST, LearnerConfig
+from incontext_linear.learner.registry import LEARNERS
 from incontext_linear.parameters import Parameters
 
 ROOT = Path(__file__).parents[1]
@@ -72,6 +73,9 @@ def _section(
         if prefix + name in SKIPPED:
             continue
         inner = _model(model, name) if nested and nested.get("properties") else None
+        if inner is LearnerConfig:
+            below += _architectures(f"{prefix}{name}", base.get(name, {}))
+            continue
         if inner is not None:
             below.append(_section(f"{prefix}{name}.", inner, schema, base.get(name, {})))
             continue
@@ -91,6 +95,20 @@ def _section(
         lines += ["| parameter | allowed | `conf/base` | default | |", "|---|---|---|---|---|"]
         lines += [*rows, ""]
     return "\n".join([*lines, *below])
+
+
+def _architectures(name: str, base: dict[str, Any]) -> list[str]:
+    """A section for each architecture's config; the first is what the files give."""
+    sections = []
+    for config in dict.fromkeys(architecture.config for architecture in LEARNERS.values()):
+        schema = {"$defs": {config.__name__: config.model_json_schema()}}
+        section = _section(f"{name}.", config, schema, {} if sections else base)
+        types = [f"`{kind}`" for kind, entry in LEARNERS.items() if entry.config is config]
+        heading = f"## `{name}`"
+        if sections:
+            section = section.replace(heading, f"{heading} of type {' or '.join(types)}", 1)
+        sections.append(section)
+    return sections
 
 
 def _nested(field: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from incontext_linear.probing.config import ProbingConfig
 from incontext_linear.probing.interventions import build_interventions, intervene, pair_prompts
 from incontext_linear.tasks import draw_prompts, generator
 
-GUIDE = Path(__file__).parents[2] / "docs" / "extending.md"
+GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "extending.md"
 
 
 def block(title, language):

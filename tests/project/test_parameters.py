@@ -132,7 +132,11 @@ def test_the_parameters_of_every_environment_are_valid(env):
             r"task\.inputs\.0\.shfit: unknown parameter .* allowed here: kind, scale, shift",
         ),
         ("comparison.num_queries", 2, r"comparison\.num_queries: 2 .* more than task\.dim"),
-        ("evaluation.task", {"dim": 4}, r"evaluation\.task\.dim: 4 given; allowed here: noise_std"),
+        (
+            "evaluation.task",
+            {"dim": 4},
+            r"evaluation\.task\.dim: 4 given; allowed here: num_examples, noise_std",
+        ),
         (
             "evaluation.task",
             {"noise_std": -1.0},
