@@ -1,4 +1,4 @@
-"""The project's own commands, which Kedro puts beside its own: ``kedro sweep``."""
+"""The project's own commands beside Kedro's: ``kedro sweep`` and ``kedro learner``."""
 
 import copy
 import re
@@ -151,6 +151,23 @@ def list_command(metadata: ProjectMetadata, env: str | None) -> None:
     """Show all sweeps, and how many of their variants are done."""
     with _driver(metadata, env) as (driver, project, console):
         driver.show_list(project, console)
+
+
+@cli.group()
+def learner() -> None:
+    """Learners that earlier runs have trained: MLflow keeps one a run."""
+
+
+@learner.command()
+@click.argument("run_id")
+@_env
+@click.pass_obj
+def restore(metadata: ProjectMetadata, run_id: str, env: str | None) -> None:
+    """Put the learner that MLflow run RUN_ID has trained in the place of the saved one."""
+    from incontext_linear.runs.session import ProjectSession
+
+    with ProjectSession.create(metadata.project_path, env=env) as session:
+        click.echo(session.restore_learner(run_id))
 
 
 @contextmanager

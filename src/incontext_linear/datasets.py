@@ -26,6 +26,7 @@ from torch import Tensor
 
 from incontext_linear.files import read_json, replace_atomically, write_text
 from incontext_linear.learner.saved import Learner, load_learner, save_learner
+from incontext_linear.logged_learner import NAME, Kept, fetch_learner, log_learner
 from incontext_linear.tables import (
     MetricHistories,
     Predictions,
@@ -388,6 +389,39 @@ class RunTagsDataset(AbstractDataset[dict[str, str], dict[str, str]]):
 
         if mlflow.active_run():
             mlflow.set_tags(data)
+
+    def _exists(self) -> bool:
+        return False
+
+    def _describe(self) -> dict[str, Any]:
+        return {}
+
+
+class LearnerModelDataset(AbstractDataset[Kept, Learner]):
+    """A learner as a logged model of the MLflow run that is open.
+
+    A variant of a sweep keeps its learner in its folder alone.
+    """
+
+    def __init__(self, metadata: dict[str, Any] | None = None):
+        self.metadata = metadata
+
+    def load(self) -> Learner:
+        """The learner that the run which is open has logged."""
+        import mlflow
+
+        run = mlflow.active_run()
+        if run is None:
+            raise DatasetError("no MLflow run is open whose learner could be loaded")
+        return fetch_learner(f"runs:/{run.info.run_id}/{NAME}")
+
+    def save(self, data: Kept) -> None:
+        """Log the model, where a run is open that is no variant's."""
+        import mlflow
+
+        run = mlflow.active_run()
+        if run and "variant" not in run.data.tags:
+            log_learner(data.learner, data.registered_as)
 
     def _exists(self) -> bool:
         return False

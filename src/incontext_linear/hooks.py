@@ -169,8 +169,9 @@ class ProjectChecks:
             raise click.ClickException(explain_error(error) or str(error)) from None
         except ValueError as error:
             raise click.ClickException(
-                f"{error}; train one of that shape with the pipeline model_training, which takes "
-                "the place of the saved one (copy its file first if you want to keep it)"
+                f"{error}; train one of that shape with the pipeline model_training. It takes the "
+                "place of the saved one, which stays in MLflow, in the run that trained it: "
+                "`kedro learner restore RUN_ID` brings it back"
             ) from None
         measured = self._parameters.evaluation.over(self._parameters.task)
         trained, given = (task.flat("task") for task in (learner.task, measured))

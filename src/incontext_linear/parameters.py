@@ -76,6 +76,8 @@ class Parameters(Config):
 
     seed: NonNegativeInt
     device: Device
+    registered_model: str | None = None
+    """A trained learner becomes a version of this registered model in MLflow; None: of none."""
     task: TaskConfig
     model: SerializeAsAny[LearnerConfig]
     training: TrainingConfig

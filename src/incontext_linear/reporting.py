@@ -102,18 +102,20 @@ class Reporting:
         if self._parameters.variant:
             return
         try:
-            answer = self._make(run_params, pipeline, catalog)
+            answers = self._make(run_params, pipeline, catalog)
         except BaseException:
             end_open_runs("FAILED")
             raise
-        if answer:
+        for answer in answers:
             logger.info("Verdict: %s.", answer.partition(". ")[0].rstrip("."))
         page = catalog.get(REPORT)
         logger.info("Report: %s", getattr(page, "_filepath", REPORT))
         logger.info("`make mlflow` shows this run beside others")
 
-    def _make(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> str:
-        """Save the page; gives its answer in words."""
+    def _make(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
+    ) -> list[str]:
+        """Save the page; gives its chapters' answers in words."""
         from incontext_linear.report import Results, RunFacts, render
 
         given = self._parameters
@@ -136,7 +138,7 @@ class Reporting:
         )
         page = render(results, facts)
         catalog.save(REPORT, page.html)
-        return page.answer
+        return page.answers
 
     def _facts(self) -> dict[str, str]:
         import mlflow

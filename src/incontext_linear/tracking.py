@@ -4,7 +4,6 @@ import atexit
 import json
 import logging
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import click
 import mlflow
+import pandas as pd
 import torch
 from kedro.config import MissingConfigException
 from kedro.framework.context import KedroContext
@@ -21,6 +21,8 @@ from kedro.pipeline import Pipeline
 from kedro_mlflow.config.kedro_mlflow_config import KedroMlflowConfig
 from kedro_mlflow.framework.hooks.mlflow_hook import MlflowHook
 from mlflow import MlflowClient
+from mlflow.data.code_dataset_source import CodeDatasetSource
+from mlflow.data.numpy_dataset import from_numpy
 from mlflow.entities import Run
 from mlflow.environment_variables import MLFLOW_RUN_CONTEXT
 from mlflow.exceptions import MlflowException
@@ -28,8 +30,10 @@ from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
 from incontext_linear.config import Config, flatten
 from incontext_linear.environment import data_folder
-from incontext_linear.learner.saved import Learner, load_learner
-from incontext_linear.parameters import VariantConfig, show
+from incontext_linear.files import fingerprint
+from incontext_linear.learner.saved import Learner
+from incontext_linear.logged_learner import NAME, fetch_learner
+from incontext_linear.parameters import VariantConfig, check_parameters, show
 from incontext_linear.runs.database import DatabaseError, database_file, ensure_database
 from incontext_linear.runs.locks import LOCK_FILE, LockedError, holds
 
@@ -37,8 +41,14 @@ logger = logging.getLogger(__name__)
 
 DATA_TAG = "data_folder"
 """The tag of a run that says where it writes."""
-LEARNER_FILE = "learner.safetensors"
-"""What a trained learner is called, in a run's folder and among its artifacts."""
+
+
+PROMPT_STREAMS = {"evaluation_prompts": "evaluation", "probing_prompts": "probing"}
+"""Prompts that a run measures on → their random stream, see `tasks.draw_prompts`."""
+TABLES = "tables"
+LONGEST_SHOWN = 5000
+"""Rows of the longest table that is also logged as CSV, which MLflow shows; it cannot show Parquet.
+"""
 
 
 class Tracking(MlflowHook):
@@ -62,6 +72,7 @@ class Tracking(MlflowHook):
         if config:
             loader["mlflow"] = config
         self._data = data_folder(context.project_path, loader)
+        self._parameters = check_parameters(loader["parameters"])
         _ensure_database(config, context._package_name)
         super().after_context_created(context)
 
@@ -84,10 +95,11 @@ class Tracking(MlflowHook):
         elif holds(self._data / LOCK_FILE) and not self._already_active_mlflow:
             # Nobody else is at work there.
             kill_dead_runs(self.mlflow_config, self._data)
+        self._is_variant, self._catalog = variant is not None, catalog
         born_with = _variant_tags(variant) if variant else {DATA_TAG: str(self._data)}
         # Which runner is no fact about the run: there is but one, and its name is a memory address.
         run_params = {name: value for name, value in run_params.items() if name != "runner"}
-        with _born_with(born_with):
+        with _born_with(born_with), _system_metrics(not variant):
             super().before_pipeline_run(run_params, pipeline, catalog)
         if self.run_id is None:
             return
@@ -109,6 +121,33 @@ class Tracking(MlflowHook):
             | (_variant_tags(variant) if variant else {})
         )
         mlflow.log_params(parameter_fields(pipeline, catalog))
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
+        """Say which prompts the run is about; add a form of its tables that MLflow can show."""
+        if self.run_id is None or self._is_variant or not mlflow.active_run():
+            return
+        if dataset_name in PROMPT_STREAMS:
+            self._log_prompts(dataset_name, data)
+        elif isinstance(data, pd.DataFrame) and len(data) <= LONGEST_SHOWN:
+            dataset = self._catalog.get(dataset_name)
+            if getattr(dataset, "artifact_path", None) == TABLES:
+                mlflow.log_text(data.to_csv(index=False), f"{TABLES}/{dataset_name}.csv")
+
+    def _log_prompts(self, name: str, tensors: dict[str, torch.Tensor]) -> None:
+        """Prompts are a function of the task, the seed and the stream: so is their digest."""
+        given = self._parameters
+        stream = PROMPT_STREAMS[name]
+        task = given.evaluation.over(given.task)
+        drawn_by = {"task": str(task), "seed": str(given.seed), "stream": stream}
+        prompts = from_numpy(
+            tensors["xs"].numpy(),
+            source=CodeDatasetSource(tags=drawn_by),
+            targets=tensors["ys"].numpy(),
+            name=name,
+            digest=fingerprint(task.model_dump(mode="json"), given.seed, stream),
+        )
+        mlflow.log_input(prompts, context=stream)
 
     @hook_impl
     def after_pipeline_run(
@@ -143,6 +182,19 @@ def absolute_sqlite(uri: Any, project: Path) -> Any:
         return uri
     path = uri.removeprefix(prefix)
     return uri if path.startswith(("/", ":memory:", "file:")) else f"{prefix}{project / path}"
+
+
+@contextmanager
+def _system_metrics(wanted: bool) -> Iterator[None]:
+    """Watch the machine's load for the run that begins in the block, and for it alone: each node
+    opens the run once more, and would begin to watch again.
+    """
+    if wanted:
+        mlflow.enable_system_metrics_logging()
+    try:
+        yield
+    finally:
+        mlflow.disable_system_metrics_logging()
 
 
 @contextmanager
@@ -276,44 +328,16 @@ def _ensure_database(config: dict[str, Any], package: str) -> None:
 
 
 def learner_of_run(run_id: str) -> Learner:
-    """The learner that a run trained: from its artifacts, or from the folder that it wrote to.
+    """The learner that a run trained, from the model that MLflow keeps of it.
 
     Raises:
-        ValueError: if there is no such run, or its learner is gone: the folder holds another
-            run's by now.
+        ValueError: if MLflow has no such run, or the run trained no learner.
         UnreadableFileError: if the file is damaged.
     """
-    client = MlflowClient()
     try:
-        run = client.get_run(run_id)
-    except MlflowException as error:
-        raise ValueError(f"mlflow_run={run_id!r}: {str(error).splitlines()[0]}") from None
-    for path in _artifacts(client, run_id, ""):
-        if path.endswith(LEARNER_FILE):
-            with tempfile.TemporaryDirectory() as folder:
-                return load_learner(Path(client.download_artifacts(run_id, path, folder)))
-    path = Path(run.data.tags.get(DATA_TAG, "")) / "06_models" / LEARNER_FILE
-    if not path.is_file():
+        return fetch_learner(f"runs:/{run_id}/{NAME}")
+    except (MlflowException, OSError) as error:
+        reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"mlflow_run={run_id!r} has no artifact {LEARNER_FILE}, and there is none in its "
-            f"folder {path.parent}; allowed: a run that trained a learner"
-        )
-    learner = load_learner(path)
-    trained = learner.task.flat("task") | learner.config.flat("model")
-    trained |= {"seed": learner.record.get("seed")}
-    other = [n for n, v in trained.items() if run.data.params.get(n, str(v)) != str(v)]
-    if other:
-        raise ValueError(
-            f"mlflow_run={run_id!r}: {path} holds another run's learner by now, with another "
-            f"{other[0]}"
-        )
-    return learner
-
-
-def _artifacts(client: MlflowClient, run_id: str, folder: str) -> Iterator[str]:
-    """Paths of all files among a run's artifacts."""
-    for entry in client.list_artifacts(run_id, folder or None):
-        if entry.is_dir:
-            yield from _artifacts(client, run_id, entry.path)
-        else:
-            yield entry.path
+            f"mlflow_run={run_id!r}: {reason}; allowed: a run that trained a learner"
+        ) from None

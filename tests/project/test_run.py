@@ -95,7 +95,7 @@ def test_every_parameter_is_a_column_of_its_own(first_run):
 
 
 def test_spd_curves_are_metric_histories_over_examples_seen(finished, first_run):
-    history = client(finished).get_metric_history(first_run.info.run_id, "spd.ols")
+    history = client(finished).get_metric_history(first_run.info.run_id, "behaviour/spd.ols")
     curve = (
         report(finished, "spd_curves")
         .query("predictor == 'ols'")

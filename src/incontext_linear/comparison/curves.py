@@ -163,15 +163,41 @@ def linearity_curve(
     return curve(learner_weights["r_squared"], labels, comparison.bootstrap, seed)
 
 
+def summarize_nearest(spd: pd.DataFrame, prompts: Tensors) -> tuple[str, dict[str, float]]:
+    """The nearest algorithm at k = min(2d, n − 1), and numbers by which runs can be sorted.
+
+    Returns:
+        Its name, and ``spd_to_nearest_at_2d``, ``nearest_margin`` (the runner-up's SPD over its
+        own) and, where least squares is among the algorithms, ``spd_to_ols_at_2d``; the SPDs also
+        as ``…_share`` of the labels' mean square.
+    """
+    seen, variance = _reported(prompts)
+    at = spd[spd["examples_seen"] == seen].sort_values("mean")
+    means = dict(zip(at["predictor"], at["mean"].astype(float), strict=True))
+    nearest, *others = means
+    found = {"spd_to_nearest_at_2d": means[nearest]}
+    if "ols" in means:
+        found["spd_to_ols_at_2d"] = means["ols"]
+    found |= {f"{name}_share": value / variance for name, value in found.items()}
+    if others and means[nearest] > 0:
+        found["nearest_margin"] = means[others[0]] / means[nearest]
+    return str(nearest), found
+
+
+def _reported(prompts: Tensors) -> tuple[int, float]:
+    """The number of examples at which numbers are quoted, and the labels' mean square there."""
+    num_examples, dim = prompts["xs"].shape[1:]
+    seen = min(2 * dim, num_examples - 1)
+    return seen, _mean_square(prompts["ys"][:, seen])
+
+
 def describe_nearest(spd: pd.DataFrame, prompts: Tensors) -> str:
     """The answer in a sentence, at k = 2d examples: the nearest algorithms, and whether they are
     near.
     """
-    num_examples, dim = prompts["xs"].shape[1:]
-    seen = min(2 * dim, num_examples - 1)
+    (seen, variance), dim = _reported(prompts), prompts["xs"].shape[-1]
     where = f"After {seen} examples" + (" (k = 2d)" if seen == 2 * dim else "")
     nearest = spd[spd["examples_seen"] == seen].nsmallest(3, "mean").reset_index(drop=True)
-    variance = _mean_square(prompts["ys"][:, seen])
     shares = [
         f"{row.predictor} ({_percent(row.mean / variance)} of the labels' mean square"
         f" [{_percent(row.low / variance)}, {_percent(row.high / variance)}])"

@@ -48,26 +48,26 @@ DEFINITIONS = {
         "The shifts of the prompts' distribution under which a candidate, its free numbers fitted "
         "at home and then frozen, still explains 99 % of the variance of the learner's "
         "predictions.",
-        "docs/results/identification.md",
+        "docs/reference/identification.md",
     ),
     "filter": Definition(
         "Spectral filter",
         "f(s) in ŵ = V f(S) S⁻¹ Vᵀ Xᵀy, where s are the eigenvalues of XᵀX: ridge has s/(s + λ), "
         "least squares 1. Misfit: a family's squared error over that of the best filter of any "
         "shape, on held-out prompts.",
-        "docs/results/identification.md",
+        "docs/reference/identification.md",
     ),
     "probe": Definition(
         "Probe error",
         "Squared error of a read-out trained on a layer's hidden states to give the target, over "
         "the target's variance, on held-out prompts.",
-        "docs/results/probing.md",
+        "docs/reference/probing.md",
     ),
     "selectivity": Definition(
         "Selectivity",
         "The best control's error minus the probe's, as a share of the target's variance. Controls "
         "are an untrained learner, one trained on a single w, and random targets.",
-        "docs/results/probing.md",
+        "docs/reference/probing.md",
     ),
     "moved": Definition(
         "Moved fraction",
@@ -78,7 +78,7 @@ DEFINITIONS = {
     "progress": Definition(
         "Nearest number of steps",
         "The m for which m steps of an algorithm predict most nearly what is read from a layer.",
-        "docs/results/probing.md",
+        "docs/reference/probing.md",
     ),
     "construction": Definition(
         "Relative error of a construction",

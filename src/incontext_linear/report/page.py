@@ -38,10 +38,10 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class Page:
-    """A page as HTML, and its answer in words (empty: the run has none)."""
+    """A page as HTML, and what its chapters answer."""
 
     html: str
-    answer: str
+    answers: list[str]
 
 
 def render(results: Results, run: RunFacts) -> Page:
@@ -66,7 +66,7 @@ def render(results: Results, run: RunFacts) -> Page:
         dark=_dark_colors(figures.values()),
         plotly=get_plotlyjs(),
     )
-    return Page(html, answer.words if answer else "")
+    return Page(html, [found.answer.words for _, found in chapters if found.answer])
 
 
 @cache

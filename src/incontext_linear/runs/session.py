@@ -18,7 +18,7 @@ from kedro.runner import AbstractRunner
 
 from incontext_linear.environment import ConfigurationError, data_folder, sole_run
 from incontext_linear.runs.interrupts import interruptible
-from incontext_linear.tracking import end_open_runs
+from incontext_linear.tracking import end_open_runs, learner_of_run
 
 VARIANT_IS_SET = "variant: set by `kedro sweep run` for each run that it starts; leave it out"
 
@@ -43,6 +43,21 @@ class ProjectSession(KedroSession):
             except KeyboardInterrupt:
                 end_open_runs("KILLED")
                 raise
+
+    def restore_learner(self, run_id: str) -> str:
+        """Save the learner that an MLflow run has trained as the environment's; says where.
+
+        Raises:
+            click.ClickException: if MLflow has no such learner, or another run is at work here.
+        """
+        catalog = self.load_context().catalog
+        with self.alone():
+            try:
+                learner = learner_of_run(run_id)
+            except ValueError as error:
+                raise click.ClickException(str(error)) from None
+            catalog.save("learner", learner)
+        return f"The learner of run {run_id} ({learner.shape}) is the saved one now."
 
     def load_context(self) -> KedroContext:
         """The context, as Kedro makes it."""

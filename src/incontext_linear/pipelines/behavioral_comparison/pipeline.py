@@ -61,7 +61,7 @@ def create_pipeline(**kwargs) -> Pipeline:
         node(
             report_comparison_metrics,
             ["spd_curves", "ilwd_curves", "linearity_curve", "evaluation_prompts"],
-            "comparison_metrics",
+            ["comparison_metrics", "comparison_tags"],
             name="report_comparison_metrics",
         ),
         node(

@@ -34,7 +34,7 @@ def create_pipeline(**kwargs) -> Pipeline:
         node(trace_gradient_step, "params:seed", trace, name="trace_gradient_step"),
         node(
             report_construction_metrics,
-            [sizes, errors],
+            errors,
             "construction_metrics",
             name="report_construction_metrics",
         ),

@@ -83,7 +83,7 @@ def tell_verdict(
         "verdict.nearest": verdict.nearest_home,
     }
     metrics = {
-        f"verdict.{name}": metric_history([0], [value])
+        f"identification/{name}": metric_history([0], [value])
         for name, value in verdict.scalars().items()
         if not math.isnan(value)  # a shift under which nothing holds has no bounds
     }

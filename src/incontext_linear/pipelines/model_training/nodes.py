@@ -6,6 +6,7 @@ import pandas as pd
 
 from incontext_linear.config import LearnerConfig, TaskConfig
 from incontext_linear.learner.saved import Learner, check_same_shape
+from incontext_linear.logged_learner import Kept
 from incontext_linear.progress import training_progress
 from incontext_linear.tables import MetricHistories, metric_history
 from incontext_linear.training import Recipe, train
@@ -63,9 +64,16 @@ def tabulate_history(learner: Learner) -> pd.DataFrame:
     return pd.DataFrame(learner.record["history"], columns=names)  # none, if trained elsewhere
 
 
-def report_training_metrics(history: pd.DataFrame) -> MetricHistories:
-    """Loss and SPD to OLS over steps, as metric histories."""
-    return {
-        f"training.{name}": metric_history(history["step"], history[name])
+def report_training_metrics(learner: Learner, history: pd.DataFrame) -> MetricHistories:
+    """Loss and SPD to OLS over steps, as metric histories; and how large the network is."""
+    curves = {
+        f"training/{name}": metric_history(history["step"], history[name])
         for name in ("loss", "spd_to_ols")
     }
+    count = sum(parameter.numel() for parameter in learner.model.parameters())
+    return curves | {"training/num_parameters": metric_history([0], [count])}
+
+
+def keep_learner(learner: Learner, registered_model: str | None) -> Kept:
+    """The learner for MLflow, and the registered model that it becomes a version of."""
+    return Kept(learner, registered_model)

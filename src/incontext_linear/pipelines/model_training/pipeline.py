@@ -6,6 +6,7 @@ from incontext_linear.figures.model_training import plot_history
 from incontext_linear.pipelines import box
 from incontext_linear.pipelines.model_training.nodes import (
     discard_checkpoints,
+    keep_learner,
     report_training_metrics,
     tabulate_history,
     train_learner,
@@ -24,10 +25,16 @@ def create_pipeline(**kwargs) -> Pipeline:
             name="train_learner",
         ),
         node(discard_checkpoints, ["learner", *_RUN], None, name="discard_checkpoints"),
+        node(
+            keep_learner,
+            ["learner", "params:registered_model"],
+            "logged_learner",
+            name="keep_learner",
+        ),
         node(tabulate_history, "learner", "training_history", name="tabulate_history"),
         node(
             report_training_metrics,
-            "training_history",
+            ["learner", "training_history"],
             "training_metrics",
             name="report_training_metrics",
         ),

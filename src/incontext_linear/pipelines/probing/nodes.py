@@ -37,23 +37,23 @@ def train_control_learner(
 
 def report_probing_metrics(scores: pd.DataFrame) -> MetricHistories:
     """Probe R² as metric histories whose step is the layer."""
-    return metric_histories(scores, "probe", PROBE, "layer", "r_squared")
+    return metric_histories(scores, "probing/r_squared", PROBE, "layer", "r_squared")
 
 
 def report_selectivity_metrics(selectivity: pd.DataFrame) -> MetricHistories:
     """Selectivity as metric histories whose step is the layer."""
-    return metric_histories(selectivity, "selectivity", PROBE, "layer", "selectivity")
+    return metric_histories(selectivity, "probing/selectivity", PROBE, "layer", "selectivity")
 
 
 def report_causality_metrics(causality: pd.DataFrame) -> MetricHistories:
     """The fraction of the way to the donor's prediction, with the layer as step."""
-    return metric_histories(causality, "moved", INTERVENTION, "layer", "fraction")
+    return metric_histories(causality, "causality/moved", INTERVENTION, "layer", "fraction")
 
 
 def report_progress_metrics(nearest: pd.DataFrame) -> MetricHistories:
     """The nearest number of steps of each algorithm, with the layer as step."""
     keys = ["algorithm", "examples_seen"]
-    return metric_histories(nearest, "nearest_steps", keys, "layer", "nearest_steps")
+    return metric_histories(nearest, "layers/nearest_steps", keys, "layer", "nearest_steps")
 
 
 def report_calibration_metrics(scores: pd.DataFrame, causality: pd.DataFrame) -> MetricHistories:
@@ -62,5 +62,5 @@ def report_calibration_metrics(scores: pd.DataFrame, causality: pd.DataFrame) ->
     """
     probes = ["target", "examples_seen"]
     return metric_histories(
-        scores, "calibration.probe", probes, "layer", "r_squared"
-    ) | metric_histories(causality, "calibration.moved", INTERVENTION, "layer", "fraction")
+        scores, "calibration/r_squared", probes, "layer", "r_squared"
+    ) | metric_histories(causality, "calibration/moved", INTERVENTION, "layer", "fraction")
