@@ -177,21 +177,21 @@ def _describe(task: TaskConfig, model: LearnerConfig, dynamics: DynamicsConfig) 
 def draw_distances(
     spd: pd.DataFrame, task: TaskConfig, model: LearnerConfig, dynamics: DynamicsConfig
 ) -> Figure:
-    """`figures.dynamics.plot_distances`."""
+    """Draw the distance to every algorithm against the training step."""
     return figures.plot_distances(spd, _describe(task, model, dynamics))
 
 
 def draw_nearest(
     nearest: pd.DataFrame, task: TaskConfig, model: LearnerConfig, dynamics: DynamicsConfig
 ) -> Figure:
-    """`figures.dynamics.plot_nearest_over_training`."""
+    """Draw the nearest algorithm over training step and number of examples."""
     return figures.plot_nearest_over_training(nearest, _describe(task, model, dynamics))
 
 
 def draw_plane(
     single: pd.DataFrame, task: TaskConfig, model: LearnerConfig, dynamics: DynamicsConfig
 ) -> Figure:
-    """`figures.dynamics.plot_plane`, of the two algorithms that the parameters or the task name."""
+    """Draw each seed's way through the plane of its distances to two algorithms."""
     known = list(dict.fromkeys(single["predictor"]))
     usual = (behaviour.DISCRETE, "bayes") if task.pool_size is not None else ("zero", "ols")
     chosen = dynamics.plane or usual
@@ -207,7 +207,7 @@ def draw_families(
     model: LearnerConfig,
     dynamics: DynamicsConfig,
 ) -> Figure:
-    """`figures.dynamics.plot_families`."""
+    """Draw the fitted numbers along training, and every family against ridge."""
     return figures.plot_families(families, comparison, power, _describe(task, model, dynamics))
 
 
@@ -218,7 +218,7 @@ def draw_heads(
     model: LearnerConfig,
     dynamics: DynamicsConfig,
 ) -> Figure:
-    """`figures.dynamics.plot_heads`."""
+    """Draw the strongest head of each kind along training."""
     return figures.plot_heads(strongest, appeared, _describe(task, model, dynamics))
 
 
@@ -229,5 +229,5 @@ def draw_states(
     model: LearnerConfig,
     dynamics: DynamicsConfig,
 ) -> Figure:
-    """`figures.dynamics.plot_states`."""
+    """Draw what probes and read-outs find in each layer along training."""
     return figures.plot_states(probes, readouts, _describe(task, model, dynamics))
