@@ -4,7 +4,7 @@ import copy
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import click
 from kedro.framework.cli.project import run as kedro_run
@@ -167,7 +167,7 @@ def restore(metadata: ProjectMetadata, run_id: str, env: str | None) -> None:
     from incontext_linear.runs.session import ProjectSession
 
     with ProjectSession.create(metadata.project_path, env=env) as session:
-        click.echo(session.restore_learner(run_id))
+        click.echo(cast(ProjectSession, session).restore_learner(run_id))
 
 
 @contextmanager

@@ -180,9 +180,11 @@ def test_the_documentation_figures_are_written_by_one_command(tmp_path, monkeypa
 def test_metrics_have_one_value_a_dimension(errors):
     sizes = size_table(ConstructionConfig(size_dims=(1, 2, 4)))
     growth = growth_table(sizes)
-    metrics = report_construction_metrics(sizes, errors)
-    assert len(metrics) == 4 * len(PROGRAMS)
-    assert [point["step"] for point in metrics["construction.hidden_rows.ridge"]] == [1, 2, 4]
+    metrics = report_construction_metrics(errors)
+    ridge = metrics["construction/relative_error.ridge"]
+    dims = sorted(errors["dim"].unique())
+    assert [point["step"] for point in ridge] == dims
+    assert len(metrics) == errors["dtype"].nunique() + len(PROGRAMS)
     assert len(growth) == 2 * len(PROGRAMS)
 
 
