@@ -82,7 +82,7 @@ class LearnerDataset(AbstractDataset[Learner, Learner]):
         return self._shipped is not None and self._shipped.exists()
 
     def _exists(self) -> bool:
-        # What ships does not count: who asks wants to know whether training can be left out.
+        # The shipped learner is ignored: who asks wants to know whether training can be skipped.
         return self._filepath.exists()
 
     def _describe(self) -> dict[str, Any]:
