@@ -7,6 +7,7 @@ beside its fields. A test holds that the page is what this module gives.
 import inspect
 import json
 import re
+import textwrap
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -181,7 +182,7 @@ def _said_of(model: type[BaseModel], name: str) -> str:
 
 def _summary(model: type[BaseModel]) -> str:
     said = _class(model).docstring
-    return _line(said.value.split("\n\n")[0]) if said else ""
+    return textwrap.fill(_line(said.value.split("\n\n")[0]), 100) if said else ""
 
 
 def _line(text: str) -> str:

@@ -140,6 +140,10 @@ def test_whatever_is_written_to_a_full_disk_the_old_file_stays_and_no_other(
     plt.close("all")
 
 
+OTHER_WRITERS = ("Curves", "Predictions", "Snapshots")
+"""Datasets of other names that write by the atomic writer."""
+
+
 def test_every_dataset_that_a_run_writes_passes_through_the_atomic_writer():
     kinds = set()
     for path in (ROOT / "conf").rglob("catalog*.yml"):
@@ -149,7 +153,10 @@ def test_every_dataset_that_a_run_writes_passes_through_the_atomic_writer():
             inner = entry.get("dataset", entry)
             if "filepath" in inner or "path" in inner:
                 kinds.add(inner["type"])
-    own = {f"incontext_linear.datasets.{name}Dataset" for name in ("Learner", "Checkpoints")}
+    own = {
+        f"incontext_linear.datasets.{name}Dataset"
+        for name in ("Learner", "Checkpoints", *OTHER_WRITERS)
+    }
     others = kinds - own
     assert len(others) > 3
     assert all(kind.startswith("incontext_linear.datasets.Atomic") for kind in others), others

@@ -44,7 +44,7 @@ def test_divergences_show_a_curve_with_an_interval_for_every_predictor_in_both_p
 
 def test_figures_say_which_size_and_seed_they_show():
     figure = behavioral_comparison.plot_divergences(curves("ols"), curves("ols"), *RUN)
-    expected = "d = 2, 5 examples · 3 layers of width 8, 2 heads · seed 4"
+    expected = "d = 2, 5 examples · 3 layers of width 8, 2 heads · seed 4 · intervals over prompts"
     assert figure.get_suptitle() == expected
 
 

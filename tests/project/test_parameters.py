@@ -63,7 +63,11 @@ def test_the_parameters_of_every_environment_are_valid(env):
             [{"kind": "normal", "scal": 2.0}],
             r"task\.inputs\.0\.scal: unknown .* allowed here: kind, scale, shift",
         ),
-        ("tsk", {"dim": 3}, r"tsk: unknown parameter .* allowed here: seed, device, task"),
+        (
+            "tsk",
+            {"dim": 3},
+            r"tsk: unknown parameter .* allowed here: seed, device, registered_model, task",
+        ),
         ("training.num_steps", "many", r"training\.num_steps: .*integer.*; given 'many'"),
         ("training.precision", "float16", r"training\.precision: .*'bfloat16'; given 'float16'"),
         ("device", "tpu", r"device: .*'cuda'; given 'tpu'"),

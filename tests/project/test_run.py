@@ -236,7 +236,7 @@ def test_only_missing_outputs_trains_where_only_the_shipped_learner_is_there(tmp
 def test_a_pipeline_that_does_not_exist_is_answered_by_those_that_do(empty):
     result = kedro(empty, "run", "--pipelines", "probign")
     assert result.returncode == 1
-    assert "there is no pipeline 'probign'; allowed: baseline_estimation" in result.output
+    assert "there is no pipeline 'probign'; allowed: across_seeds" in result.output
 
 
 def test_a_bad_parameter_fails_at_once_and_nothing_on_disk_changes(finished):

@@ -146,7 +146,7 @@ def test_the_fingerprint_changes_with_what_the_results_depend_on(fields, changes
 @pytest.mark.parametrize(
     ("sweep", "says"),
     [
-        ({"pipelines": []}, "some.pipelines: list should have at least 1 item"),
+        ({"pipelines": []}, "some.pipelines: tuple should have at least 1 item"),
         (
             {"axes": {"model.width": [8, 16]}, "follow": {"model.width": {"seed": [1]}}},
             "follow.model.width.seed: 1 values given; allowed: 2, one for each value of the axis",

@@ -254,7 +254,7 @@ def _draw_curve(
         )
         said = [interval(*ends) for ends in rows[["mean", "low", "high"]].to_numpy()]
     else:
-        said = [short(value) for value in rows["mean"]]
+        said = [short(float(value)) for value in rows["mean"]]
     figure.add_scatter(
         x=rows[panel.x],
         y=rows["mean"].clip(lower=least),

@@ -49,7 +49,9 @@ def branches_read(name: str, pipelines: tuple[str, ...]) -> tuple[str, ...]:
         inputs: set[str] = module.create_pipeline().inputs()
         read = (given.removeprefix("params:") for given in inputs if given.startswith("params:"))
         branches |= dict.fromkeys(sorted(one.partition(".")[0] for one in read))
-    return tuple(branch for branch in branches if branch not in ("seed", "device"))
+    return tuple(
+        branch for branch in branches if branch not in ("seed", "device", "registered_model")
+    )
 
 
 @dataclass(frozen=True)
