@@ -34,7 +34,8 @@ from incontext_linear.tasks import draw_prompts
 
 # Kedro and MLflow run in this process, and warn of each other.
 pytestmark = [
-    [pytest.mark.slow, pytest.mark.filterwarnings("default")],
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("default"),
     pytest.mark.xfail(strict=False, reason="not run again since what one run writes has changed"),
 ]
 
