@@ -36,7 +36,6 @@ from incontext_linear.tasks import draw_prompts
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("default"),
-    pytest.mark.xfail(strict=False, reason="not run again since what one run writes has changed"),
 ]
 
 PIPELINES = [

@@ -182,7 +182,6 @@ def test_again_it_runs_only_what_is_missing_or_has_changed(path, run):
     assert "missing" in printed(show_status, Project(path, "test"), "broken")
 
 
-@pytest.mark.xfail(strict=False, reason="the shorter log no longer names nodes: needs another sign")
 def test_what_does_not_concern_training_is_run_again_without_training(path, run):
     folder = path / "data/test/sweeps/tiny/model.num_layers=1/seed=0"
     learner, log = folder / "06_models/learner.safetensors", folder / "run.log"
@@ -195,8 +194,7 @@ def test_what_does_not_concern_training_is_run_again_without_training(path, run)
     assert "0 of 2 variants are done" in output
     assert learner.stat().st_mtime_ns == trained
     again = log.read_text()[lines:]
-    assert "Running node: measure_spd" in again
-    assert "train_learner" not in again
+    assert "behavioral_comparison: " in again
     assert (
         not checkpoint.parent.exists()
     )  # left by a run that was killed once its learner was saved
@@ -328,7 +326,6 @@ def test_a_variant_whose_worker_is_killed_goes_on_from_its_checkpoint_to_the_sam
         assert (folder / file).read_bytes() == unbroken.read_bytes()
 
 
-@pytest.mark.xfail(strict=False, reason="where its log lies has moved: to be looked into")
 def test_a_variant_that_fails_is_reported_while_the_others_finish(path, run):
     status, output = run("diverging")
     assert status == 1
@@ -445,13 +442,10 @@ def test_what_a_killed_driver_left_as_running_was_interrupted(path, run, monkeyp
     assert folder.read()["status"] == "interrupted"
 
 
-@pytest.mark.xfail(
-    strict=False, reason="a sweep without axes is allowed now: needs another malformed one"
-)
 def test_a_sweep_that_cannot_be_run_does_not_hide_the_others_in_the_list(path, run):
-    (path / "conf/test/sweeps.yml").write_text(SWEEPS + "malformed: {axes: {}}\n")
+    (path / "conf/test/sweeps.yml").write_text(SWEEPS + "malformed: {axes: 3}\n")
     console = Console(width=250, file=io.StringIO())
-    with pytest.raises(SweepError, match=r"(?s)invalid.*malformed\.axes: dictionary should have"):
+    with pytest.raises(SweepError, match=r"(?s)invalid.*malformed\.axes: "):
         show_list(Project(path, "test"), console)
     lines = console.file.getvalue().splitlines()
     assert any("invalid" in line and "not valid" in line for line in lines)

@@ -94,12 +94,15 @@ def run_group(group: GroupTask, report: Report) -> dict[str, Any]:
 def train_together(tasks: Sequence[VariantTask], report: Report) -> dict[str, dict[str, Any]]:
     """Train the learners that are missing in one step, and save each in its variant's folder.
 
+    One that diverged is left to `run_variant`: from its last good checkpoint it diverges once more,
+    and that is what its log and its MLflow run say.
+
     Args:
         tasks: of one shape.
         report: takes the progress of each, with ``variant``, its name.
 
     Returns:
-        Answers of the variants that end here: diverged, or all of them interrupted.
+        Answers of the variants that end here: all of them if interrupted, else none.
     """
     first, missing, states = tasks[0], [], {}
     _enter(first.folder.project, first.variant.num_threads)
@@ -127,11 +130,8 @@ def train_together(tasks: Sequence[VariantTask], report: Report) -> dict[str, di
             outcomes = {name: {"status": "interrupted"} for name in names}
         else:
             outcomes = {}
-            for (task, learner), one in zip(missing, ended, strict=True):
-                if isinstance(one, TrainingDivergedError):
-                    error = f"{type(one).__name__}: {one}"
-                    outcomes[task.variant.name] = {"status": "failed", "error": error}
-                else:
+            for (_, learner), one in zip(missing, ended, strict=True):
+                if not isinstance(one, TrainingDivergedError):
                     learner.save(one)
         finally:
             _free_memory()
