@@ -27,19 +27,23 @@ FLAGS = (
     "--disable-sync",
     "--hide-scrollbars",
 )
-ASKED_FOR = "PAGES" in os.environ
 PIPELINES = "model_training,behavioral_comparison,identification,construction"
 PATIENCE = 60.0
 """Seconds that a page may take on a machine that is at work."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests here start a browser, and Kedro and MLflow, which warn of each other."""
+    """All tests here start a browser, which takes some ten minutes where no GPU draws, and Kedro
+    and MLflow, which warn of each other.
+    """
+    unasked = pytest.mark.skip(reason="some ten minutes: PAGES=1 asks for it")
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.slow)
             item.add_marker(pytest.mark.filterwarnings("default"))
             item.add_marker(pytest.mark.xdist_group("browser"))  # one run, one browser
+            if "PAGES" not in os.environ:
+                item.add_marker(unasked)
 
 
 @dataclass(frozen=True)
@@ -88,15 +92,6 @@ class Browser:
             for entry in self.driver.get_log("browser")
             if entry["level"] == "SEVERE"
         ]
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A browser that draws on the CPU takes some ten minutes for all pages."""
-    if ASKED_FOR:
-        return
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.skip(reason="some ten minutes: PAGES=1 asks for it"))
 
 
 @pytest.fixture(scope="session")

@@ -103,7 +103,7 @@ class Variant:
             "variant": self.name,
             "axes": self.axes,
             "follow": self.follow,
-            "pipelines": self.pipelines,
+            "pipelines": list(self.pipelines),
             "seed": self.seed,
             "num_threads": self.num_threads,
             "fingerprint": self.fingerprint,
