@@ -12,7 +12,7 @@ import yaml
 from incontext_linear.config import TaskConfig
 from incontext_linear.predictors import build_predictors
 
-GUIDE = Path(__file__).parents[2] / "docs" / "extending.md"
+GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "extending.md"
 
 
 def block(language):
