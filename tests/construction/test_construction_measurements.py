@@ -170,7 +170,7 @@ def test_figures_are_drawn(sizes, errors, constants):
 @pytest.mark.slow
 def test_the_documentation_figures_are_written_by_one_command(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["figures", str(tmp_path)])
-    monkeypatch.setattr("incontext_linear.construction.config.ConstructionConfig", lambda: SMALL)
+    monkeypatch.setattr(figures, "ConstructionConfig", lambda: SMALL)
     figures.main()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         f"construction_{name}.png" for name in ("constants", "errors", "hidden_matrix", "sizes")
