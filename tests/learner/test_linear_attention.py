@@ -7,7 +7,11 @@ from pydantic import ValidationError
 
 from incontext_linear.config import TaskConfig
 from incontext_linear.learner.base import check_causality
-from incontext_linear.learner.linear_attention import LinearAttention, LinearAttentionConfig
+from incontext_linear.learner.linear_attention import (
+    LinearAttention,
+    LinearAttentionConfig,
+    learned_step,
+)
 from incontext_linear.predictors import Averaging, GradientDescent
 from incontext_linear.tasks import draw_prompts, generator
 
@@ -52,6 +56,26 @@ def set_steps(model, preconditioner, input_change=None):
             if input_change is not None:
                 block.matrices.input_change.copy_(input_change)
     return model
+
+
+@pytest.mark.parametrize("form", [{}, {"num_heads": 3}, {"matrices": "preconditioned"}])
+@pytest.mark.parametrize("normalization", ["examples", "none"])
+def test_what_is_odd_in_y_is_the_learned_step(form, normalization):
+    xs, ys, _ = draw(num_prompts=20)
+    model = build(normalization=normalization, **form)
+    with torch.no_grad():
+        odd = (model(xs, ys) - model(xs, -ys)) / 2
+    for k in range(6):
+        moment = torch.einsum("bkd,bk->bd", xs[:, :k], ys[:, :k])
+        if normalization == "examples":
+            moment = moment / max(k, 1)
+        expected = torch.einsum("bd,de,be->b", xs[:, k], learned_step(model), moment)
+        torch.testing.assert_close(odd[:, k], expected)
+
+
+def test_only_one_plain_layer_has_a_learned_step():
+    with pytest.raises(ValueError, match="num_layers=2"):
+        learned_step(build(num_layers=2))
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 5])

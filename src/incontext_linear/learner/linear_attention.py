@@ -123,14 +123,15 @@ class LinearAttentionLayer(nn.Module):
         return hidden if self.mlp is None else hidden + self.mlp(hidden)
 
     def _causal_step(self, hidden: Tensor) -> Tensor:
-        """Running sums of z zᵀ: token 2k has seen k examples, token 2k+1 its own as well."""
-        examples = hidden[:, 1::2]
-        outer = (examples.unsqueeze(-1) * examples.unsqueeze(-2)).cumsum(1)
-        moments = torch.cat(
-            (torch.zeros_like(hidden[:, :1, :, None] * hidden[:, :1, None]), outer), dim=1
-        )
-        seen = (torch.arange(hidden.shape[1], device=hidden.device) + 1) // 2
-        return torch.einsum("btgh,bth->btg", self._operators(moments)[:, seen], hidden)
+        """Token 2k has seen k examples, token 2k+1 its own as well: masked products of tokens."""
+        query_key, value = self.matrices()
+        num_tokens, examples = hidden.shape[1], hidden[:, None, 1::2]
+        seen = (torch.arange(num_tokens, device=hidden.device) + 1) // 2
+        shares = (torch.arange(num_tokens // 2, device=hidden.device) < seen[:, None]).to(hidden)
+        if self.config.normalization == "examples":
+            shares = shares / seen.clamp(min=1)[:, None]
+        overlaps = (hidden.unsqueeze(1) @ query_key.mT) @ examples.mT  # (B, M, T, n-1)
+        return ((shares * overlaps) @ examples @ value.mT).sum(1)
 
     def _prefix_step(self, hidden: Tensor) -> Tensor:
         """Sums of z zᵀ over the examples as each prefix has changed them: one prompt a prefix."""
@@ -163,9 +164,9 @@ class LinearAttention(Network):
     """A linear-attention learner for prompts of any length in ``dim`` dimensions.
 
     A residual stream holds, for ``context: causal``, the 2n−1 tokens of `joint_tokens`; for
-    ``prefix`` the n(n+1)/2 tokens of n prompts one behind the other, the one of k examples and its
-    query being k+1 of them. A layer costs O(B n H³ M) for ``causal``, and O(B n² H²)
-    more for ``prefix``.
+    ``prefix`` the n(n+1)/2 tokens of n prompts concatenated, the one of k examples and its query
+    being k+1 of them. A layer costs O(B n² H M) for ``causal``, and O(B n H³ M + B n² H²) for
+    ``prefix``.
 
     Args:
         dim: d, the dimension of x.
@@ -209,3 +210,24 @@ class LinearAttention(Network):
     def read(self, hidden: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch"]:
         """What a token of the last residual stream predicts: −y, or what the read-out gives."""
         return -hidden[..., 0] if self.read_out is None else self.read_out(hidden).squeeze(-1)
+
+
+def learned_step(model: LinearAttention) -> Float[Tensor, "dim dim"]:
+    """Γ of a one-layer learner, whose prediction is s_k xᵀΓXᵀy plus terms that are even in y.
+
+    Of the query (0, x), Q's first column is not read, and of V only the row that writes y:
+    Γᵀ = −Σ_h (V_yy Q_xx + V_yxᵀ Q_yx).
+
+    Raises:
+        ValueError: if the learner has more than one layer, an MLP, or a read-in.
+    """
+    config = model.config
+    if config.num_layers > 1 or config.width is not None or config.mlp_width is not None:
+        raise ValueError(
+            f"num_layers={config.num_layers}, width={config.width}, mlp_width={config.mlp_width}; "
+            "allowed: num_layers=1 without width and mlp_width, whose prediction is one step"
+        )
+    query_key, value = (matrix.detach().double() for matrix in model.blocks[0].matrices())
+    direct = value[:, :1, :1] * query_key[:, 1:, 1:]
+    crossed = value[:, 0, 1:, None] * query_key[:, :1, 1:]
+    return -(direct + crossed).sum(0).T
