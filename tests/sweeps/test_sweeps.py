@@ -100,6 +100,13 @@ def test_variants_of_one_shape_form_a_group_of_sixteen_at_most():
     assert [len(members) for members in group(variants, stacked=False)] == [1] * 36
 
 
+def test_an_architecture_that_cannot_be_stacked_is_left_alone():
+    variants = variants_of(
+        parameters={"model": {"type": "gru"}}, axes={"model.type": ["gru", "delta"]}, seeds=range(3)
+    )
+    assert [len(members) for members in group(variants, stacked=True)] == [1, 1, 1, 3]
+
+
 def test_a_fingerprint_covers_what_the_named_pipelines_read():
     assert set(branches_read("some", ("behavioral_comparison",))) == set(DECISIVE)
     read = branches_read("some", ("behavioral_comparison", "probing"))

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from incontext_linear import tasks
-from incontext_linear.config import ModelConfig, TaskConfig
+from incontext_linear.config import LearnerConfig, ModelConfig, TaskConfig
 from incontext_linear.learner import Learner
 from incontext_linear.learner.attention import causal_attention, plain_attention
 from incontext_linear.tasks import draw_prompts, generator
@@ -99,6 +100,35 @@ def test_each_learner_is_what_it_would_be_alone(optimizer, loss, double):
     for found, one in zip(together(recipes), recipes, strict=True):
         assert found.model.positions.dtype == torch.float64
         assert_close(found, train(one, "cpu"), 1e-8)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"norm": "none", "positions": "rotary", "mlp_width": 0},
+        {"positions": "none"},
+        {"type": "looped", "num_loops": 2},
+        {"type": "linear_attention", "num_layers": 2},
+        {"type": "linear_attention", "context": "causal", "num_heads": 2, "mlp_width": 6},
+        {"type": "delta"},
+    ],
+    ids=lambda model: " ".join(map(str, model.values())),
+)
+def test_other_architectures_too_are_what_they_would_be_alone(model, double):
+    sizes = {"num_layers": 1, "num_heads": 1} | ({} if "context" in model else {"width": 8})
+    config = LearnerConfig.model_validate(sizes | model)
+    recipes = [replace(one, model=config) for one in various(num_steps=6)]
+    for found, one in zip(together(recipes), recipes, strict=True):
+        assert_close(found, train(one, "cpu"), 1e-8)
+
+
+def test_an_architecture_that_cannot_be_mapped_is_refused_by_its_name():
+    recurrent = [
+        replace(recipe(seed), model=LearnerConfig.model_validate({"type": "gru", "width": 4}))
+        for seed in (0, 1)
+    ]
+    with pytest.raises(ValueError, match=r"model\.type: 'gru' given; allowed in a stack: transfor"):
+        StackedRun(recurrent, "cpu")
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

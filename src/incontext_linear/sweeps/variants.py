@@ -19,7 +19,7 @@ from incontext_linear.parameters import (
 )
 from incontext_linear.sweeps.config import SweepConfig, SweepError
 from incontext_linear.sweeps.state import VariantFolder
-from incontext_linear.training import stack_key
+from incontext_linear.training import can_be_stacked, stack_key
 from incontext_linear.training.config import NO_EFFECT
 
 PIPELINES = ("data_generation", "model_training")
@@ -159,13 +159,17 @@ class GroupTask:
 
 
 def group(variants: Sequence[Variant], stacked: bool) -> list[list[Variant]]:
-    """The variants that can be trained together, `STACK` at most; each alone if not stacked."""
+    """The variants that can be trained together, `STACK` at most; each alone if not stacked, or if
+    its architecture cannot be.
+    """
     if not stacked:
         return [[variant] for variant in variants]
     alike: dict[Any, list[Variant]] = {}
     for variant in variants:
         parameters = variant.parameters
         key = (*stack_key(parameters.recipe), parameters.device, variant.num_threads)
+        if not can_be_stacked(parameters.recipe.model):
+            key = (*key, variant.seed, *map(str, variant.axes.items()))
         alike.setdefault(key, []).append(variant)
     return [
         together[start : start + STACK]

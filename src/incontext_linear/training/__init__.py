@@ -17,7 +17,7 @@ from incontext_linear.training.config import TrainingConfig
 from incontext_linear.training.loop import Progress, TrainingDivergedError, TrainingRun, train
 from incontext_linear.training.recipe import Recipe
 from incontext_linear.training.snapshots import SnapshotStore, log_spaced_steps
-from incontext_linear.training.stacked import stack_key, train_stacked
+from incontext_linear.training.stacked import can_be_stacked, stack_key, train_stacked
 from incontext_linear.training.step import TrainingStep
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "TrainingDivergedError",
     "TrainingRun",
     "TrainingStep",
+    "can_be_stacked",
     "log_spaced_steps",
     "stack_key",
     "train",

@@ -1,5 +1,8 @@
 """Many learners of one shape, trained in one step.
 
+Whatever `torch.vmap` can map is stacked: every architecture that ships but PyTorch's own GRU and
+LSTM and the transformer on joint tokens, whose kernels it cannot (`can_be_stacked`).
+
 A small learner leaves a GPU idle: its kernels are over before the next one is launched. Here the
 parameters of S learners are stacked (`torch.func.stack_module_state`), the forward pass is mapped
 over the stack (`torch.vmap`), and one backward pass, one clipping and one update serve all. The
@@ -13,10 +16,11 @@ divergence and its own checkpoints, which are those of a run alone. One that div
 depend on; it is reported, and the others go on.
 """
 
+import copy
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,8 +28,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
-from incontext_linear.config import ModelConfig
+from incontext_linear.config import LearnerConfig, ModelConfig
+from incontext_linear.learner import delta, linear_attention, looped
 from incontext_linear.learner.attention import plain_attention
+from incontext_linear.learner.base import Network
 from incontext_linear.learner.saved import Learner
 from incontext_linear.learner.transformer import Attention, Transformer
 from incontext_linear.tasks import Prompts
@@ -46,20 +52,32 @@ DIVERGED = "diverged_beside"
 """The entry of a checkpoint's description that says which learners of its stack had diverged."""
 
 
+STACKABLE = (
+    ModelConfig,
+    linear_attention.LinearAttentionConfig,
+    looped.LoopedConfig,
+    delta.DeltaConfig,
+)
+"""Configs of the architectures that can be stacked; of no class that inherits from them."""
+
+
+def can_be_stacked(model: LearnerConfig) -> bool:
+    """Whether learners of this architecture can be trained together."""
+    return type(model) in STACKABLE
+
+
 def stack_key(recipe: Recipe) -> tuple[Any, ...]:
     """What learners of one stack must share: equal keys, and they can be trained together."""
     task, training = recipe.task, recipe.training.model_copy(update={"learning_rate": 1.0})
     return task.dim, task.num_examples, recipe.model, training
 
 
-def stack_learners(learners: Sequence[Transformer]) -> Transformer:
-    """A transformer whose parameters are those of all learners, with a leading dimension.
+def stack_learners(learners: Sequence[Network]) -> Network:
+    """A network whose parameters are those of all learners, with a leading dimension.
 
-    It cannot be called itself: `StackedForward` maps over it.
+    It cannot be called itself: `StackedForward` or `MappedForward` map over it.
     """
-    first = learners[0]
-    assert first.num_examples is not None, "its positions are learned"
-    stack = Transformer(first.dim, first.num_examples, first.config)
+    stack = copy.deepcopy(learners[0])
     parameters, _ = stack_module_state([*learners])
     for name, stacked in parameters.items():
         path, _, leaf = name.rpartition(".")
@@ -96,8 +114,34 @@ def _mapped(module: nn.Module, parameters: dict[str, Tensor], *inputs: Tensor, *
     return torch.vmap(call)(parameters, *inputs)
 
 
-class StackedForward:
+class MappedForward:
     """The forward pass of a stack: xs (S, B, n, d), ys (S, B, n) -> predictions (S, B, n).
+
+    Args:
+        stack: as `stack_learners` makes it.
+        compiled: compile what is mapped.
+    """
+
+    def __init__(self, stack: Network, compiled: bool):
+        self._stack = stack
+        self._map = torch.compile(_mapped, dynamic=False) if compiled else _mapped
+        _use_mappable_attention(stack)
+
+    def __call__(self, xs: Tensor, ys: Tensor) -> Float[Tensor, "learner batch example"]:
+        """Predictions of every learner on its own prompts."""
+        return self._map(self._stack, _parameters(self._stack), xs, ys)
+
+
+def _use_mappable_attention(stack: Network) -> None:
+    """On a CPU `torch.vmap` would go through PyTorch's fused attention one learner at a time."""
+    if next(stack.parameters()).device.type == "cpu":
+        for module in stack.modules():
+            if isinstance(module, Attention):
+                module.mix = plain_attention
+
+
+class StackedForward:
+    """`MappedForward` of the paper's transformer, whose last layer needs no y-tokens.
 
     Args:
         stack: as `stack_learners` makes it.
@@ -109,10 +153,7 @@ class StackedForward:
         self._embed = _Method(stack, "embed", "read_in", "positions")
         self._read = _Method(stack, "read", "final_norm", "read_out")
         self._map = torch.compile(_mapped, dynamic=False) if compiled else _mapped
-        if stack.positions.device.type == "cpu":
-            for module in stack.modules():
-                if isinstance(module, Attention):
-                    module.mix = plain_attention
+        _use_mappable_attention(stack)
 
     def __call__(self, xs: Tensor, ys: Tensor) -> Float[Tensor, "learner batch example"]:
         """Predictions of every learner on its own prompts."""
@@ -131,13 +172,16 @@ class StackedStep(TrainingStep):
     Args:
         learners: of one shape, on one device.
         training: the settings that they share; the learning rate is given with every step.
+        num_examples: n of the prompts.
     """
 
-    def __init__(self, learners: Sequence[Transformer], training: TrainingConfig):
-        super().__init__(stack_learners(learners), training, (len(learners),))
+    def __init__(self, learners: Sequence[Network], training: TrainingConfig, num_examples: int):
+        super().__init__(stack_learners(learners), training, (len(learners),), num_examples)
 
-    def _build_forward(self, training: TrainingConfig) -> StackedForward:
-        return StackedForward(cast(Transformer, self.model), self.compiled)
+    def _build_forward(self, training: TrainingConfig) -> StackedForward | MappedForward:
+        if isinstance(self.model, Transformer) and self.model.config.is_plain:
+            return StackedForward(self.model, self.compiled)
+        return MappedForward(self.model, self.compiled)
 
     def part(self, position: int) -> "LearnerState":
         """One learner's own."""
@@ -196,10 +240,9 @@ class StackedRun:
     def start(self, checkpoints: Sequence[CheckpointStore] | None) -> None:
         """Go on from the newest step that all learners have a checkpoint of; else begin."""
         found, diverged = _newest_common([run.name for run in self.runs], checkpoints)
-        learners = [
-            cast(Transformer, run.model(saved)) for run, saved in zip(self.runs, found, strict=True)
-        ]
-        self._step = StackedStep(learners, self.training)
+        learners = [run.model(saved) for run, saved in zip(self.runs, found, strict=True)]
+        num_examples = self.runs[0].recipe.task.num_examples
+        self._step = StackedStep(learners, self.training, num_examples)
         self._step.prepare(self._draw(0))
         for position, (run, saved) in enumerate(zip(self.runs, found, strict=True)):
             run.training_step = part = self._step.part(position)
@@ -266,10 +309,10 @@ def _check(recipes: Sequence[Recipe]) -> None:
             f"recipes: {len(recipes)} given that differ in more than seed, task and learning rate; "
             "allowed: one model, task.dim, task.num_examples and training"
         )
-    if type(recipes[0].model) is not ModelConfig or recipes[0].model.positions != "learned":
+    if not can_be_stacked(recipes[0].model):
+        allowed = ", ".join(kind.model_fields["type"].default for kind in STACKABLE)
         raise ValueError(
-            f"model: {recipes[0].model.words} given; allowed in a stack: a transformer with "
-            "learned positions"
+            f"model.type: {recipes[0].model.type!r} given; allowed in a stack: {allowed}"
         )
     if len({recipe.fingerprint for recipe in recipes}) < len(recipes):
         raise ValueError("recipes: one is given twice; allowed: each once")
