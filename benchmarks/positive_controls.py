@@ -35,6 +35,7 @@ from incontext_linear.learner.registry import build_learner
 from incontext_linear.predictors import FirstExamples, OrdinaryLeastSquares, Ridge
 from incontext_linear.predictors.batching import grams_before, moments_before
 from incontext_linear.predictors.mixture_bayes import MixturePosteriorMean
+from incontext_linear.predictors.optimal_step import TaskMoments, optimal_step, prefix_scales
 from incontext_linear.tasks import Prompts, draw_prompts, generator
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "positive_controls.csv"
@@ -185,18 +186,15 @@ def fit_steps(
     return fitted
 
 
-def optimal_step(distribution: Distribution, normalized: bool) -> Tensor:
-    """Γ of the step w = s_k Γ Xᵀy with the least loss, mean over k, w ~ N(0, I), x ~ N(0, diag v).
-
-    E[XᵀX] = kV and E[(XᵀX)²] = k(k+1)V² + k tr(V)V give Γ = Σ s_k k (Σ s_k² k ((k+1)V + tr(V)I))⁻¹.
-    """
+def best_step(distribution: Distribution, normalized: bool) -> Tensor:
+    """Γ of the step w = s_k Γ Xᵀy that is best in the mean over k; w ~ N(0, I), x ~ N(0, V)."""
     task = distribution.task
     stds = torch.tensor(distribution.input_stds or (1.0,) * task.dim, dtype=torch.float64)
-    seen = torch.arange(1, task.num_examples, dtype=torch.float64)
-    scale = 1 / seen if normalized else torch.ones_like(seen)
-    own = (scale.square() * seen * (seen + 1)).sum() * stds.square()
-    all_together = (scale.square() * seen).sum() * stds.square().sum()
-    return torch.diag((scale * seen).sum() / (own + all_together))
+    identity = torch.eye(task.dim, dtype=torch.float64)
+    moments = TaskMoments.normal(torch.diag(stds.square()), identity)
+    prefixes = torch.ones(task.num_examples, dtype=torch.float64)
+    scales = prefix_scales(task.num_examples, "examples" if normalized else "none")
+    return optimal_step(moments, prefixes, scales)
 
 
 def nearest(predictions: Tensor, ys: Tensor, members: Iterator[tuple[str, Tensor]]) -> str:
@@ -276,7 +274,7 @@ def _fit_descent(predictions: Tensor, xs: Tensor, ys: Tensor) -> dict[str, tuple
 
 def _optimum(control: Control, *_) -> dict[str, tuple[str, Predictor]]:
     normalized = control.model.get("normalization", "examples") == "examples"
-    gamma = optimal_step(control.distribution, normalized)
+    gamma = best_step(control.distribution, normalized)
     label = "Γ=diag " + " ".join(f"{value:.4g}" for value in gamma.diagonal().tolist())
     return {
         "optimal step (theory)": (

@@ -7,12 +7,12 @@ import torch
 from benchmarks.positive_controls import (
     Control,
     Distribution,
+    best_step,
     controls,
     descend,
     fit_candidates,
     fit_steps,
     load,
-    optimal_step,
     save,
     share,
     summary,
@@ -40,7 +40,7 @@ def test_the_optimal_step_in_closed_form_is_the_best_of_all_steps(normalization,
     moment = torch.nn.functional.pad(seen, (0, 0, 1, 0)) / scale
     features = (xs.unsqueeze(-1) * moment.unsqueeze(-2)).flatten(2).flatten(0, 1)
     best = torch.linalg.solve(features.T @ features, features.T @ ys.flatten()).view(3, 3)
-    theory = optimal_step(distribution, normalization == "examples")
+    theory = best_step(distribution, normalization == "examples")
     step = ((moment @ (best - theory).T) * xs).sum(-1)
     assert share(step, ys) < 3e-4
     assert share((moment @ theory.T * xs).sum(-1), ys) > 0.1
@@ -62,7 +62,7 @@ def test_one_layer_of_linear_attention_learns_the_optimal_step():
 
     optimizer.step(closure)
     test = draw(distribution, 2048, seed=1)
-    weights = optimal_step(distribution, normalized=True)
+    weights = best_step(distribution, normalized=True)
     matrices = LinearAttentionConfig(context="causal", matrices="preconditioned")
     theory = LinearAttention(2, matrices).double()
     theory.blocks[0].matrices.preconditioner.data.copy_(weights)

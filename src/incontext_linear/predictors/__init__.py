@@ -15,6 +15,7 @@ from incontext_linear.predictors.iterative import (
 from incontext_linear.predictors.least_squares import FirstExamples, OrdinaryLeastSquares, Ridge
 from incontext_linear.predictors.neighbors import NearestNeighbors
 from incontext_linear.predictors.newton import IterativeNewton
+from incontext_linear.predictors.optimal_step import OptimalStep
 from incontext_linear.predictors.registry import Baselines, build_predictor, build_predictors
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "LinearPredictor",
     "NearestNeighbors",
     "OnePassSGD",
+    "OptimalStep",
     "OrdinaryLeastSquares",
     "PreconditionedGradientDescent",
     "Predictor",

@@ -26,6 +26,7 @@ from incontext_linear.predictors.iterative import (
 from incontext_linear.predictors.least_squares import FirstExamples, OrdinaryLeastSquares, Ridge
 from incontext_linear.predictors.neighbors import NearestNeighbors
 from incontext_linear.predictors.newton import IterativeNewton
+from incontext_linear.predictors.optimal_step import OptimalStep
 from incontext_linear.tasks import task_pool
 
 PREDICTORS: dict[str, type] = {
@@ -47,6 +48,7 @@ PREDICTORS: dict[str, type] = {
         IterativeNewton,
         Averaging,
         DiscreteMMSE,
+        OptimalStep,
     )
 }
 
@@ -56,6 +58,7 @@ FROM_TASK: dict[str, Callable[[TaskConfig], Any]] = {
     "noise_std": lambda task: task.noise_std,
     "prior_std": lambda task: task.prior_std,
     "task_pool": task_pool,
+    "task": lambda task: task,
 }
 
 
@@ -85,7 +88,7 @@ def build_predictors(
     Args:
         baselines: name → ``{"type": …, argument: value, …}``.
         task: where arguments come from that a type requires and the parameters leave out:
-            ``noise_std``, ``prior_std`` and ``task_pool``.
+            ``noise_std``, ``prior_std``, ``task_pool`` and ``task`` itself.
 
     Returns:
         Name → predictor, in the order given.
