@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy import stats
+from scipy import special
 
 from incontext_linear.dynamics.behaviour import LABELS
 
@@ -86,9 +86,8 @@ def summarise_passages(passages: pd.DataFrame, confidence: float) -> pd.DataFram
         logs = np.log2(table["half"].dropna().to_numpy())
         count, middle = len(logs), logs.mean() if len(logs) else np.nan
         spread = logs.std(ddof=1) if count > 1 else np.nan
-        reach = (
-            stats.t.ppf((1 + confidence) / 2, count - 1) * spread / count**0.5 if count > 1 else 0
-        )
+        quantile = special.stdtrit(count - 1, (1 + confidence) / 2)
+        reach = quantile * spread / count**0.5 if count > 1 else 0
         rows.append(
             {
                 "quantity": name,

@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
-from scipy import stats
+from scipy import special
 
 from incontext_linear.config import BootstrapConfig
 from incontext_linear.statistics.draws import Draws, sample_draws
@@ -86,9 +86,11 @@ def _medians(
     values: Float[np.ndarray, "sample column"], bootstrap: BootstrapConfig
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Median, low and high of each column."""
+    from scipy.stats import binom  # scipy.stats takes a second to load: not at start-up
+
     ordered = np.sort(values.T, axis=1)  # NaN comes last
     number = (~np.isnan(values)).sum(0)
-    rank = stats.binom.ppf(bootstrap.tail, number, 0.5)
+    rank = binom.ppf(bootstrap.tail, number, 0.5)
     rank = np.where(number > 0, rank, 0).astype(int).clip(1)
 
     def at(position: np.ndarray) -> np.ndarray:
@@ -170,7 +172,7 @@ def _student(
     number: Int[np.ndarray, " column"], bootstrap: BootstrapConfig
 ) -> Float[np.ndarray, "side column"]:
     """Student's quantiles; 0 for a single value."""
-    quantile = stats.t.ppf(1 - bootstrap.tail, (number - 1).clip(1))
+    quantile = special.stdtrit((number - 1).clip(1), 1 - bootstrap.tail)
     return np.where(number > 1, np.vstack((-quantile, quantile)), 0.0)
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
+from scipy import special
 
 
 def interval(
@@ -39,7 +39,7 @@ def few_seeds_factor(num_seeds: int, confidence: float) -> float:
     if num_seeds < 2:
         return 1.0
     level = (1 + confidence) / 2
-    wider = stats.t.ppf(level, num_seeds - 1) / stats.norm.ppf(level)
+    wider = special.stdtrit(num_seeds - 1, level) / special.ndtri(level)
     return float(wider * np.sqrt(num_seeds / (num_seeds - 1)))
 
 
