@@ -20,14 +20,19 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from kedro.config import OmegaConfigLoader
 from support.project import copy_project, kedro_process, start, statuses
 
-from incontext_linear.config import ModelConfig, TaskConfig
+from incontext_linear.config import ModelConfig, TaskConfig, flatten
 from incontext_linear.files import UnreadableFileError
 from incontext_linear.learner.saved import Learner, load_learner, save_learner
 from incontext_linear.learner.transformer import Transformer
+from incontext_linear.parameters import check_parameters
+from incontext_linear.rehearsal import rehearse
+from incontext_linear.sizes import NEEDS
 
 RUN = ("run", "--env", "test", "--pipelines", "data_generation,model_training")
 DRAW = ("run", "--env", "test", "--pipelines", "data_generation")
@@ -38,6 +43,9 @@ class Laboratory:
 
     def __init__(self, folder: Path, rng: random.Random):
         self.project, self.rng = copy_project(folder / "project"), rng
+
+    def prepare(self) -> None:
+        """Make the finished run; trials that start no process need none."""
         begin = time.monotonic()
         self._complete(*RUN)
         self.seconds = time.monotonic() - begin
@@ -181,6 +189,49 @@ def damaged(lab: Laboratory) -> str | None:
     return "read without a word"
 
 
+def impossible(lab: Laboratory) -> str | None:
+    """One to three parameters are given values at the edge of sense, or beyond it.
+
+    Held is a run that may begin, and one line for each parameter that is refused; the small runs of
+    `tests/project/test_parameter_matrix.py` say how those end that begin.
+    """
+    loader = OmegaConfigLoader(
+        str(lab.project / "conf"),
+        base_env="base",
+        default_run_env="base",
+        env="test",
+        merge_strategy={"parameters": "soft"},
+    )
+    tree = loader["parameters"]
+    fields = sorted(name for name in flatten(tree) if name.partition(".")[0] != "phase_diagram")
+    changes = {lab.rng.choice(fields): lab.rng.choice(EDGES) for _ in range(lab.rng.randint(1, 3))}
+    for name, value in changes.items():
+        _put(tree, name, value)
+    try:
+        rehearse(check_parameters(tree), list(NEEDS), ["probed", "baseline_predictions"])
+    except ValueError as error:
+        lines = str(error).splitlines()
+        named = all(":" in line for line in lines)
+        return None if named else f"{changes}: {error}"
+    except Exception as error:  # a traceback, which is what the trial looks for
+        return f"{changes}: {type(error).__name__}: {error}"
+    return None
+
+
+EDGES = (0, 1, 2, -1, 10**9, 10**30, 1e-300, 1e300, 0.5, 0.999, True, None, "x", "../../x", [])
+EDGES += ([1, 1], [0], {}, {"type": "os.system"}, "normal*0+0", "cuda")
+
+
+def _put(tree: dict[str, Any], name: str, value: Any) -> None:
+    """Set a parameter by its dotted name, whose keys may hold dots themselves."""
+    for key, below in tree.items():
+        if name == key:
+            tree[key] = value
+            return
+        if name.startswith(f"{key}.") and isinstance(below, dict):
+            _put(below, name[len(key) + 1 :], value)
+
+
 TRIALS: dict[str, tuple[int, Callable[[Laboratory], str | None]]] = {
     "a run killed at any moment (SIGKILL)": (1, lambda lab: killed(lab, signal.SIGKILL)),
     "a run interrupted at any moment (SIGINT)": (1, lambda lab: killed(lab, signal.SIGINT)),
@@ -191,8 +242,11 @@ TRIALS: dict[str, tuple[int, Callable[[Laboratory], str | None]]] = {
     "two first runs at once": (1, first_runs_at_once),
     "no file can grow (full disk)": (1, full_disk),
     "a learner's file damaged": (100, damaged),
+    "parameters at the edge of sense": (100, impossible),
 }
 """By name: how often for each trial that is asked for, and what is tried."""
+IN_PROCESS = (damaged, impossible)
+"""Trials that start no process and need no finished run."""
 
 
 def run_campaign(num_trials: int, seed: int, only: str = "") -> tuple[str, list[str]]:
@@ -201,9 +255,10 @@ def run_campaign(num_trials: int, seed: int, only: str = "") -> tuple[str, list[
     rows = ["| fault | tried | held | lost |", "|---|--:|--:|--:|"]
     with tempfile.TemporaryDirectory() as folder:
         lab = Laboratory(Path(folder), rng)
-        for name, (factor, trial) in TRIALS.items():
-            if only not in name:
-                continue
+        chosen = {name: trial for name, trial in TRIALS.items() if only in name}
+        if any(trial not in IN_PROCESS for _, trial in chosen.values()):
+            lab.prepare()
+        for name, (factor, trial) in chosen.items():
             problems = [trial(lab) for _ in range(factor * num_trials)]
             mine = [f"{name}: {problem}" for problem in problems if problem]
             lost += mine
