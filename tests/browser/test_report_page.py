@@ -4,6 +4,29 @@ import pytest
 
 WIDTHS = (1600, 1024, 390)
 OVERLAPS = """
+// Text in a figure may be turned: its corners as they lie on the page.
+function corners(node, box) {
+  const drawn = node instanceof SVGGraphicsElement;
+  const { x, y, width, height } = drawn ? node.getBBox() : box;
+  const turn = drawn ? node.getScreenCTM() : new DOMMatrix();
+  return [[0, 0], [1, 0], [1, 1], [0, 1]].map(([right, down]) => {
+    const point = new DOMPoint(x + right * width, y + down * height).matrixTransform(turn);
+    return [point.x, point.y];
+  });
+}
+// Pixels by which two rectangles cover each other along the side where they do so least.
+function cover(one, two) {
+  let least = Infinity;
+  for (const { corners } of [one, two]) for (const i of [0, 1]) {
+    const [dx, dy] = [corners[i + 1][0] - corners[i][0], corners[i + 1][1] - corners[i][1]];
+    const size = Math.hypot(dx, dy) || 1;
+    const reach = ({ corners }) => corners.map(([x, y]) => (x * dx + y * dy) / size);
+    const [a, b] = [reach(one), reach(two)];
+    const end = Math.min(Math.max(...a), Math.max(...b));
+    least = Math.min(least, end - Math.max(Math.min(...a), Math.min(...b)));
+  }
+  return least;
+}
 const boxes = [];
 const texts = "text, h1, h2, h3, p, li, td, th, figcaption, dt, dd, button";
 for (const node of document.querySelectorAll(texts)) {
@@ -12,7 +35,7 @@ for (const node of document.querySelectorAll(texts)) {
   if (style.visibility === "hidden" || style.opacity === "0" || style.display === "none") continue;
   const box = node.getBoundingClientRect();
   if (box.width < 2 || box.height < 2) continue;
-  boxes.push({ node, box, inPlot: node.closest(".plot") });
+  boxes.push({ node, box, corners: corners(node, box) });
 }
 const found = [];
 const said = (item) => item.node.textContent.trim().slice(0, 40);
@@ -21,7 +44,7 @@ for (let a = 0; a < boxes.length; a++) for (let b = a + 1; b < boxes.length; b++
   if (one.node.contains(two.node) || two.node.contains(one.node)) continue;
   const wide = Math.min(one.box.right, two.box.right) - Math.max(one.box.left, two.box.left);
   const high = Math.min(one.box.bottom, two.box.bottom) - Math.max(one.box.top, two.box.top);
-  if (wide > 2 && high > 3) found.push(`${said(one)} | ${said(two)}`);
+  if (wide > 2 && high > 3 && cover(one, two) > 2) found.push(`${said(one)} | ${said(two)}`);
 }
 return found;
 """

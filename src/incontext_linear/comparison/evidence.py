@@ -84,15 +84,16 @@ class Evidence:
         if self.kind == "symmetry":
             says = SYMMETRIES[self.where].words if self.where in SYMMETRIES else place
             return f"k = {self.examples_seen}: only one of the two {says} ({numbers} times apart)"
-        share = (
-            f"{_short(100 * self.ratio)} % [{_short(100 * self.low)}, {_short(100 * self.high)}]"
-        )
+        share = f"{numbers} times"
+        if self.ratio < 10:
+            ends = f"[{_short(100 * self.low)}, {_short(100 * self.high)}]"
+            share = f"{_short(100 * self.ratio)} % {ends} of"
         if self.kind == "structure":
             return (
-                f"at home, k = {self.examples_seen}: other candidates explain {share} of the "
+                f"at home, k = {self.examples_seen}: other candidates explain {share} the "
                 "learner's predictions that it does not"
             )
-        return f"at home it leaves {share} of Var(y)"
+        return f"at home it leaves {share} Var(y)"
 
 
 def _rival_words(name: str, members: Mapping[str, str]) -> str:
@@ -103,7 +104,8 @@ def _rival_words(name: str, members: Mapping[str, str]) -> str:
 
 
 def _short(value: float) -> str:
-    return f"{value:.2g}" if abs(value) < 1e4 else f"{value:.0e}"
+    """Two digits, and no ``1.8e+02`` where 180 is meant."""
+    return f"{float(f'{value:.2g}'):g}" if abs(value) < 1e4 else f"{value:.0e}"
 
 
 def against_each(

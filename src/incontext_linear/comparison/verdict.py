@@ -117,7 +117,7 @@ class Verdict:
         return " ".join(sentence for sentence in sentences if sentence)
 
     def _answer(self) -> str:
-        share = f"{100 * self.explained_at_home:.3g} %"
+        share = f"{100 * round(self.explained_at_home, 12) + 0.0:.3g} %"
         everywhere = "of the variance of its predictions at every k on the training distribution"
         if self.named is not None:
             scope = (

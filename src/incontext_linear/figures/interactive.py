@@ -30,6 +30,12 @@ PANEL_HEIGHT = 330
 """Pixels of one panel of curves, with its title and axis."""
 MOST_TICKS = 13
 """Up to so many different values on the horizontal axis have a tick each."""
+MOST_POWERS = 5
+"""Powers of ten beside a scale of colours."""
+CHARACTERS_ACROSS = 30
+"""Of the names of all columns, on the narrowest page that they have room side by side on."""
+LETTER_WIDTH = 7
+"""Pixels, for the height of names that stand upright."""
 _PLOTLY_DASHES = dict(zip(DASHES, ("solid", "dash", "dot"), strict=True)) | {"--": "dash"}
 _BAND = "2e"
 """Opacity of an interval, as the last two digits of its colour."""
@@ -126,7 +132,8 @@ def heat_map(
     columns, index = [str(name) for name in grid.columns], [str(name) for name in grid.index]
     bar: dict[str, Any] = {"title": {"text": colour, "side": "right"}, "thickness": 12}
     if log:
-        powers = range(int(np.ceil(ends[0])), int(np.floor(ends[1])) + 1)
+        first, last = int(np.ceil(ends[0])), int(np.floor(ends[1]))
+        powers = range(first, last + 1, 1 + (last - first) // MOST_POWERS)
         bar |= {"tickvals": list(powers), "ticktext": [f"10<sup>{power}</sup>" for power in powers]}
     said = grid.map(lambda value: f"{colour}: {short(value)}")
     if hover is not None:
@@ -160,7 +167,12 @@ def heat_map(
     axis: dict[str, Any] = {"type": "category", "showgrid": False, "automargin": True}
     figure.update_xaxes(title_text=xlabel, **axis)
     figure.update_yaxes(title_text=ylabel, autorange="reversed", **axis)
-    _finish(figure, 150 + 24 * len(grid))
+    height = 150 + 24 * len(grid)
+    longest = max(map(len, columns))
+    if longest * len(columns) > CHARACTERS_ACROSS:  # upright, so that none covers another
+        figure.update_xaxes(tickangle=-90)
+        height += LETTER_WIDTH * longest
+    _finish(figure, height)
     return figure
 
 
