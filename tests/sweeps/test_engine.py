@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 
+import dask
 import psutil
 import pytest
 from distributed import Client, LocalCluster, Scheduler, SpecCluster, Worker, get_worker
@@ -134,6 +135,29 @@ def test_a_task_goes_on_in_a_worker_that_takes_no_new_ones(status):
         tasks = [Task("first", {"status": status}, {})]
         execute(client, pauses_its_worker, tasks, lambda *event: None, answers.__setitem__)
     assert answers == {"first": {"status": "done"}}
+
+
+def works_for_a_second(arguments, report):
+    report({"stage": "starting", "pid": os.getpid()})
+    time.sleep(1.0)
+    return {"status": "done", "pid": os.getpid()}
+
+
+def test_a_worker_that_slept_with_its_machine_goes_on_instead_of_being_replaced():
+    started, answers = [], {}
+
+    def on_event(name, event):
+        started.append(event["pid"])
+        os.kill(event["pid"], signal.SIGSTOP)
+        threading.Timer(8.0, os.kill, (event["pid"], signal.SIGCONT)).start()
+
+    # Dask's own limit is five minutes; it is never below ten heartbeats, five seconds.
+    with dask.config.set({"distributed.scheduler.worker-ttl": "1s"}):
+        with local_cluster(Machine(1, 1), {}) as client:
+            tasks = [Task("sleeps", {}, {})]
+            execute(client, works_for_a_second, tasks, on_event, answers.__setitem__)
+    assert answers == {"sleeps": {"status": "done", "pid": started[0]}}
+    assert len(started) == 1
 
 
 def leaves_once(arguments, report):

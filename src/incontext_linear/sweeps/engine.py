@@ -99,6 +99,8 @@ def local_cluster(machine: Machine, environment: dict[str, str]) -> Iterator[Cli
         "distributed.nanny.pre-spawn-environ": _thread_limits(machine.num_threads) | environment,
         "distributed.scheduler.allowed-failures": ALLOWED_DEATHS,
         "distributed.scheduler.worker-saturation": 1.0,
+        # Dask restarts a worker that was silent for minutes: here the whole machine slept.
+        "distributed.scheduler.worker-ttl": None,
         **_NO_PAGES,
     }
     # Any user of the machine can connect to a port, and whoever speaks to a scheduler can run code.
