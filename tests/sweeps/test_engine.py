@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 
-import dask
+import dask.config
 import psutil
 import pytest
 from distributed import Client, LocalCluster, Scheduler, SpecCluster, Worker, get_worker
@@ -152,10 +152,10 @@ def test_a_worker_that_slept_with_its_machine_goes_on_instead_of_being_replaced(
         threading.Timer(8.0, os.kill, (event["pid"], signal.SIGCONT)).start()
 
     # Dask's own limit is five minutes; it is never below ten heartbeats, five seconds.
-    with dask.config.set({"distributed.scheduler.worker-ttl": "1s"}):
-        with local_cluster(Machine(1, 1), {}) as client:
-            tasks = [Task("sleeps", {}, {})]
-            execute(client, works_for_a_second, tasks, on_event, answers.__setitem__)
+    impatient = dask.config.set({"distributed.scheduler.worker-ttl": "1s"})
+    with impatient, local_cluster(Machine(1, 1), {}) as client:
+        tasks = [Task("sleeps", {}, {})]
+        execute(client, works_for_a_second, tasks, on_event, answers.__setitem__)
     assert answers == {"sleeps": {"status": "done", "pid": started[0]}}
     assert len(started) == 1
 
@@ -212,6 +212,18 @@ def test_what_no_worker_could_ever_give_is_refused_instead_of_waited_for():
             SweepError, match=r"takes 2 of a worker's resource GPU, .* more than 1; allowed"
         ):
             check_resources(client, {"GPU": 2.0})
+
+
+def test_workers_are_seen_whatever_the_client_keeps_of_its_own_calls():
+    with small_cluster(threads_per_worker=1) as cluster, Client(cluster) as client:
+        asked = client._update_scheduler_info
+
+        async def overtaken(n_workers=0):
+            await asked(n_workers=0)  # as the client does by itself, without the workers
+
+        client._update_scheduler_info = overtaken
+        assert client.scheduler_info(n_workers=-1)["workers"] == {}  # the trap is there
+        assert engine.num_able(client, {}) == 1
 
 
 def counts_tasks_given(arguments, report):

@@ -370,6 +370,11 @@ def test_where_no_terminal_is_every_tenth_of_the_training_gets_a_line():
 def test_reports_and_ends_are_put_in_words():
     report = {"stage": "training", "step": 5, "num_steps": 10, "loss": 0.25, "spd_to_ols": 0.125}
     assert describe(report) == "training step 5 of 10: loss 0.25, SPD to OLS 0.125"
+    stack = describe(report | {"together": 16})
+    assert (
+        stack
+        == "training step 5 of 10 (with 15 more in the same step): loss 0.25, SPD to OLS 0.125"
+    )
     assert describe({"stage": "measure_spd"}) == "measure_spd"
     done = {"status": "done", "seconds": 12.3, "spd_to_ols": 0.5}
     assert summarize("seed=0", done) == "seed=0: done in 12 s, SPD to OLS 0.5"

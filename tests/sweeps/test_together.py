@@ -45,7 +45,12 @@ def test_one_that_diverges_fails_alone_and_what_is_done_is_not_run_again(project
     answers = run_group(GroupTask(tasks, stacked=True), events.append)["variants"]
     assert [answers[v.name]["status"] for v in variants] == ["done", "done", "failed"]
     assert "TrainingDivergedError: training diverged" in answers[variants[2].name]["error"]
-    assert {event["variant"] for event in events if "step" in event} >= {variants[0].name}
+    training = [event for event in events if "together" in event]
+    assert {event["variant"] for event in training} == {variants[0].name}  # it speaks for all
+    assert {event["together"] for event in training} == {3}
+    steps = [event["step"] for event in training if "step" in event]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 20
     for task in tasks:
         assert task.folder.read() | {"seconds": 0} == answers[task.variant.name] | {"seconds": 0}
     learner = tasks[0].folder.path / "06_models/learner.safetensors"

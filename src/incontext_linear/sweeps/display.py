@@ -95,7 +95,7 @@ class LineDisplay:
             if "step" not in event:
                 if event["stage"] == "starting":
                     self._due[variant] = 0.0
-                    self._print(f"{variant}: starts")
+                    self._print(f"{variant}: {_start(event)}")
             elif event["step"] >= self._due.get(variant, 0.0):
                 self._due[variant] = event["step"] + event["num_steps"] / 10
                 self._print(f"{variant}: {describe(event)}")
@@ -126,7 +126,19 @@ def describe(event: dict[str, Any]) -> str:
     if "step" not in event:
         return event["stage"]
     step, of, loss, spd = event["step"], event["num_steps"], event["loss"], event["spd_to_ols"]
-    return f"training step {step} of {of}: loss {loss:.3g}, SPD to OLS {spd:.3g}"
+    told = f"training step {step} of {of}{_beside(event)}"
+    return f"{told}: loss {loss:.3g}, SPD to OLS {spd:.3g}"
+
+
+def _start(event: dict[str, Any]) -> str:
+    """What begins: a training, alone or with others, or the measurements of a trained learner."""
+    return "trained, starts measuring" if event.get("trained") else f"starts{_beside(event)}"
+
+
+def _beside(event: dict[str, Any]) -> str:
+    """How many variants train in the same step."""
+    others = event.get("together", 1) - 1
+    return f" (with {others} more in the same step)" if others else ""
 
 
 def summarize(variant: str, state: dict[str, Any]) -> str:

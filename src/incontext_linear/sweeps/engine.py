@@ -298,7 +298,23 @@ def default_gpu_share() -> float:
 
 
 def _workers(client: Client) -> dict[str, dict[str, Any]]:
-    return client.scheduler_info(n_workers=-1)["workers"]
+    """The workers that are there now, by address; none if the scheduler does not answer.
+
+    `Client.scheduler_info` is no use: every two seconds the client's own call takes the workers out
+    of the answer that it keeps and returns.
+    """
+
+    async def ask() -> dict[str, dict[str, Any]]:
+        scheduler: Any = client.scheduler
+        if scheduler is None:  # while the client connects again
+            return {}
+        try:
+            return (await scheduler.identity(n_workers=-1))["workers"]
+        except OSError:
+            return {}
+
+    found: Any = client.sync(ask)
+    return found
 
 
 @dataclass(frozen=True)

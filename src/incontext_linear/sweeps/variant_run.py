@@ -99,7 +99,8 @@ def train_together(tasks: Sequence[VariantTask], report: Report) -> dict[str, di
 
     Args:
         tasks: of one shape.
-        report: takes the progress of each, with ``variant``, its name.
+        report: takes the progress of the first one that has not diverged, with ``variant``, its
+            name, and ``together``, the number trained.
 
     Returns:
         Answers of the variants that end here: all of them if interrupted, else none.
@@ -116,13 +117,18 @@ def train_together(tasks: Sequence[VariantTask], report: Report) -> dict[str, di
         if len(missing) < 2:
             return {}
         names = [task.variant.name for task, _ in missing]
-        num_steps = first.variant.parameters.training.num_steps
+        about = {"num_steps": first.variant.parameters.training.num_steps, "together": len(names)}
+        told = 0
 
         def on_progress(position: int, progress: Progress) -> None:
-            training = {"variant": names[position], "stage": "training", "num_steps": num_steps}
-            report(training | vars(progress))
+            nonlocal told
+            if progress.step > told:  # all report at once: one of them speaks for the stack
+                told = progress.step
+                own = {"variant": names[position], "stage": "training"}
+                report(own | about | vars(progress))
 
         try:
+            report({"variant": names[0], "stage": "starting", "together": len(names)})
             recipes = [task.variant.parameters.recipe for task, _ in missing]
             stores, device = [_store(task) for task, _ in missing], first.variant.parameters.device
             ended = train_stacked(recipes, device, stores, on_progress)
@@ -247,7 +253,7 @@ def _run(
 
     outcome: dict[str, Any] = {"status": "done"}
     try:
-        listener({"stage": "starting"})
+        listener({"stage": "starting", "trained": trained})
         arguments = {"env": task.env, "runtime_params": task.runtime_params}
         project = task.folder.project
         with VariantSession.create(project, **arguments) as session, listening(listener):
