@@ -39,17 +39,20 @@ def tidy_predictions(
 
     Prompts are numbered from ``first_prompt``.
     """
+    columns = _columns(predictions, first_prompt)
+    names = pd.Series(predictor, index=range(predictions.numel()), dtype="string")
+    return pd.DataFrame({"predictor": names, **columns})
+
+
+def _columns(
+    predictions: Float[Tensor, "batch example"], first_prompt: int
+) -> dict[str, np.ndarray]:
     num_prompts, num_examples = predictions.shape
-    return pd.DataFrame(
-        {
-            "predictor": pd.Categorical.from_codes(
-                np.zeros(predictions.numel(), dtype=int), [predictor]
-            ),
-            "prompt": np.repeat(first_prompt + np.arange(num_prompts), num_examples),
-            "examples_seen": np.tile(np.arange(num_examples), num_prompts),
-            "prediction": predictions.detach().double().cpu().numpy().ravel(),
-        }
-    ).astype({"predictor": "string"})
+    return {
+        "prompt": np.repeat(first_prompt + np.arange(num_prompts), num_examples),
+        "examples_seen": np.tile(np.arange(num_examples), num_prompts),
+        "prediction": predictions.detach().double().cpu().numpy().ravel(),
+    }
 
 
 def predictions_by_name(table: pd.DataFrame) -> dict[str, Float[Tensor, "batch example"]]:
@@ -69,23 +72,16 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    writer = None
-    try:
-        for piece in _pieces(predictions):
-            table = pa.Table.from_pandas(piece, preserve_index=False)
-            writer = writer or pq.ParquetWriter(path, table.schema)
-            writer.write_table(table)
-    finally:
-        if writer:
-            writer.close()
-
-
-def _pieces(predictions: Predictions) -> Iterator[pd.DataFrame]:
-    """The tidy table, predictor after predictor, some prompts at a time."""
-    for name, values in predictions.items():
-        size = max(1, _ROWS // max(1, values.shape[1]))
-        for start in range(0, len(values), size):
-            yield tidy_predictions(name, values[start : start + size], start)
+    # Types, and what pandas notes of them, as if the whole table were a frame.
+    schema = pa.Schema.from_pandas(tidy_predictions("", torch.zeros(1, 1)), preserve_index=False)
+    with pq.ParquetWriter(path, schema, use_dictionary=["predictor"]) as writer:
+        for name, values in predictions.items():
+            size = max(1, _ROWS // max(1, values.shape[1]))
+            for start in range(0, len(values), size):
+                columns = _columns(values[start : start + size], start)
+                count = len(columns["prediction"])
+                names = pa.repeat(pa.scalar(name, schema.field("predictor").type), count)
+                writer.write_table(pa.table({"predictor": names, **columns}, schema))
 
 
 def read_predictions(path: Path) -> dict[str, Float[Tensor, "batch example"]]:
@@ -106,8 +102,10 @@ def read_predictions(path: Path) -> dict[str, Float[Tensor, "batch example"]]:
                 torch.tensor(column.to_numpy(zero_copy_only=False)) for column in columns
             )
             codes = torch.tensor(predictors.indices.to_numpy())
-            for code in codes.unique().tolist():
-                name, rows = predictors.dictionary[code].as_py(), codes == code
+            present = codes.unique().tolist()
+            for code in present:
+                name = predictors.dictionary[code].as_py()
+                rows = codes == code if len(present) > 1 else slice(None)
                 if name not in found:
                     found[name] = torch.full(shape, math.nan, dtype=torch.float64)
                 found[name][prompt[rows], seen[rows]] = values[rows]
