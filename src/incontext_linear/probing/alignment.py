@@ -3,13 +3,10 @@
 At a layer and a set of positions an orthonormal basis Q is learned such that exchanging the states
 along it, h_r + QQᵀ(h_d − h_r), gives the answer that a causal model predicts (Geiger et al. 2023,
 "Finding alignments between interpretable causal variables and distributed neural representations").
-One search serves all ranks: in every step each pair is exchanged along the first r columns, for one
-r of the list. The searches of all causal models at a place run stacked.
+`alignment_search` says how it is learned; the searches of all causal models at a place run stacked.
 
 `alignment_scores` defines what is reported, `alignment_controls` what it is compared with, and
 `alignment_rule` when a variable counts as found.
-
-Shape letters: C searches, B pairs, H width, R largest rank.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -23,7 +20,7 @@ from torch import Tensor, nn
 
 from incontext_linear.config import TaskConfig
 from incontext_linear.learner.base import ContinuableLearner
-from incontext_linear.probing.alignment_config import AlignmentConfig, SearchConfig
+from incontext_linear.probing.alignment_config import AlignmentConfig
 from incontext_linear.probing.alignment_controls import (
     natural_span,
     random_bases,
@@ -39,6 +36,7 @@ from incontext_linear.probing.alignment_scores import (
     mean_share,
     share_table,
 )
+from incontext_linear.probing.alignment_search import SearchPairs, learn_bases
 from incontext_linear.probing.causal_models import CausalModel, build_causal_models
 from incontext_linear.probing.exchange import (
     LayerPairs,
@@ -81,7 +79,7 @@ class Search:
 
     @property
     def num_fitted(self) -> int:
-        """Pairs that searches are fitted on; the rest of ``train`` chooses among restarts."""
+        """Pairs that searches are fitted on; the rest of ``train`` chooses among starts."""
         return self.config.num_train_pairs
 
 
@@ -204,94 +202,29 @@ def _align_at(search: Search, place: Place, names: Sequence[str]) -> pd.DataFram
     )
     if changed < search.config.least_change:
         return table
-    with torch.enable_grad():
-        bases = _best_bases(search, place, names)
+    bases = _best_bases(search, place, names)
     scored = _score(search, place, names, bases)
     return pd.concat((table, scored), axis=1)
 
 
 def _best_bases(
     search: Search, place: Place, names: Sequence[str]
-) -> Float[Tensor, "search width rank"]:
-    """Learn a basis for each model; of several restarts the best on validation pairs."""
-    wanted = torch.stack([search.train[name] for name in names])
-    scale = torch.stack([search.scales[name].variance for name in names])
-    fitted, chosen = slice(search.num_fitted), slice(search.num_fitted, None)
-    settings, found, errors = search.config.search, [], []
-    for restart in range(settings.restarts):
-        bases = learn_bases(
-            search.model,
-            place.train[fitted],
-            place.positions,
-            place.span,
-            wanted[:, fitted],
-            scale,
-            search.ranks,
-            settings,
-            search.seed + restart,
-        )
-        found.append(bases)
-        with torch.no_grad():
-            answers = torch.stack(
-                [
-                    exchange(search.model, place.train[chosen], place.positions, bases[:, :, :rank])
-                    for rank in search.ranks
-                ]
-            )
-        errors.append((answers - wanted[:, chosen]).square().mean((0, 2)))
-    best = torch.stack(errors).argmin(0)
-    return torch.stack(found)[best, torch.arange(len(names), device=best.device)]
-
-
-def learn_bases(
-    model: ContinuableLearner,
-    pairs: LayerPairs,
-    positions: str,
-    span: Float[Tensor, "width varying"],
-    wanted: Float[Tensor, "search batch"],
-    scale: Float[Tensor, " search"],
-    ranks: Sequence[int],
-    config: SearchConfig,
-    seed: int,
-) -> Float[Tensor, "search width rank"]:
-    """Learn a basis for each counterfactual, all of them stacked; its first r columns are rank r.
-
-    Args:
-        model: the learner, frozen.
-        pairs: states of one layer.
-        positions: where they are exchanged.
-        span: orthonormal columns that the subspaces lie in.
-        wanted: the counterfactuals.
-        scale: what each one's mean squared error is divided by.
-        ranks: ascending.
-        config: steps, pairs a step, rate.
-        seed: of the start and of the batches.
-
-    Returns:
-        Orthonormal columns (C, H, R), R the largest rank that the span has.
-    """
-    size = span.shape[1]
-    most = min(ranks[-1], size)
-    rng = generator(seed, f"alignment at the {positions}", pairs.layer)
-    raw = torch.randn(len(wanted), size, most, generator=rng).to(span).requires_grad_()
-    optimizer = torch.optim.Adam([raw], lr=config.learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.num_steps)
-    rank_of = torch.tensor(ranks)[torch.arange(config.batch_size) % len(ranks)]
-    kept = (torch.arange(most) < rank_of[:, None]).to(raw).expand(len(wanted), -1, -1)
-    for _ in range(config.num_steps):
-        rows = torch.randint(len(pairs), (config.batch_size,), generator=rng).to(raw.device)
-        bases = span @ torch.linalg.qr(raw).Q
-        answers = exchange(model, pairs[rows], positions, bases, kept)
-        loss = ((answers - wanted[:, rows]).square().mean(1) / scale).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return span @ torch.linalg.qr(raw.detach()).Q
+) -> dict[int, Float[Tensor, "search width rank"]]:
+    """Learn a basis for each model and rank; among starts the best on validation pairs."""
+    pairs = SearchPairs(
+        place.train,
+        place.positions,
+        place.span,
+        torch.stack([search.train[name] for name in names]),
+        torch.stack([search.scales[name].variance for name in names]),
+    )
+    fitted, chosen = pairs[: search.num_fitted], pairs[search.num_fitted :]
+    rng = generator(search.seed, f"alignment at the {place.positions}", place.train.layer)
+    return learn_bases(search.model, fitted, chosen, search.ranks, search.config.search, rng)
 
 
 def _score(
-    search: Search, place: Place, names: Sequence[str], bases: Float[Tensor, "search width rank"]
+    search: Search, place: Place, names: Sequence[str], bases: Mapping[int, Tensor]
 ) -> pd.DataFrame:
     """Rows of all models and ranks: shares with intervals, and the controls beside them."""
     config, terms, rows = search.config, [], {}
@@ -300,7 +233,7 @@ def _score(
         read = read_directions(search.model, few, place.positions, config.read_share, place.span)
     rng = generator(search.seed, "random subspaces", place.test.layer)
     for rank in search.ranks:
-        shown = bases[:, :, :rank]
+        shown = bases[rank]
         parts = torch.cat((shown, *split_bases(shown, read)))
         edited, readable, dormant = _answers(search, place.test, place, parts).chunk(3)
         fitted = _answers(search, few, place, shown)

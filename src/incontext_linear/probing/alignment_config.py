@@ -54,19 +54,20 @@ class AlgorithmConfig(Config):
 
 
 class SearchConfig(Config):
-    """How subspaces are learned: Adam on an orthonormal basis whose first r columns are rank r."""
+    """How subspaces are learned: Levenberg-Marquardt from a start in closed form."""
 
-    num_steps: PositiveInt = 150
-    batch_size: PositiveInt = 32
-    """Pairs a step; each is exchanged at one of the ranks."""
-    learning_rate: PositiveFloat = 0.1
-    restarts: PositiveInt = 1
-    """Searches from other starts; the best on validation pairs is kept."""
+    num_steps: PositiveInt = 12
+    batch_size: PositiveInt = 256
+    """Pairs a step."""
+    damping: PositiveFloat = 0.01
+    """Of the first step."""
+    random_starts: NonNegativeInt = 0
+    """Searches from random subspaces besides; the best on validation pairs is kept."""
 
 
 class RuleConfig(Config):
-    """When a variable counts as found in a layer and at positions; thresholds by judgement, which
-    no calibration has confirmed (docs/results/causality.md).
+    """When a variable counts as found in a layer and at positions. Thresholds by judgement; what
+    they find in networks that are known is in docs/results/causality.md.
     """
 
     share: Fraction = 0.9
@@ -144,12 +145,14 @@ class AlignmentConfig(Config):
     """Layers, 0 being the embedding; None: all of them."""
     positions: Positions = POSITIONS
     ranks: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | None = None
-    """Ranks of the subspaces; None: 1, d, d + 1, 2d and 3d."""
+    """Ranks of the subspaces; None: 1, d, d + 1, 2d, d(d + 1)/2 and d(d + 3)/2: the dimensions of
+    y, of w or Xᵀy, of an example, of x' and w, of XᵀX, and of XᵀX and Xᵀy together.
+    """
     examples_seen: PositiveInt | None = None
     """k; None: 3d, or as many as the learner takes."""
     num_train_pairs: PositiveInt = 2048
     num_validation_pairs: PositiveInt = 256
-    """Pairs that choose among restarts."""
+    """Pairs that choose among starts."""
     num_test_pairs: Annotated[PositiveInt, Field(ge=20)] = 512
     least_change: Fraction = 0.02
     """Where exchanging whole states changes less than this share of the answers' variance, nothing
@@ -165,11 +168,14 @@ class AlignmentConfig(Config):
     readings: ReadingsConfig = ReadingsConfig()
     calibration: tuple[Network, ...] = NETWORKS
     """Constructed networks on which the search is tried."""
+    calibration_seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (1,)
+    """Of their numbers, prompts and searches; the rule's thresholds were fixed on seed 0."""
     bootstrap: BootstrapConfig = BootstrapConfig()
 
     def ranks_for(self, dim: int, width: int) -> tuple[int, ...]:
         """The ranks, ascending, none larger than the width."""
-        ranks = self.ranks or (1, dim, dim + 1, 2 * dim, 3 * dim)
+        matrix = dim * (dim + 1) // 2
+        ranks = self.ranks or (1, dim, dim + 1, 2 * dim, matrix, matrix + dim)
         return tuple(sorted({min(rank, width) for rank in ranks}))
 
     def examples_for(self, dim: int, num_examples: int) -> int:

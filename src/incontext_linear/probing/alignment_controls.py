@@ -14,8 +14,10 @@ from torch import Tensor
 from incontext_linear.learner.base import ContinuableLearner
 from incontext_linear.probing.exchange import LayerPairs, answers_from, positions_mask
 
-LEAST_VARIANCE = 1e-7
-"""Directions with a smaller share of the largest variance than this hold rounding alone."""
+ROUNDING = 100.0
+"""Directions hold rounding alone whose states vary less than this many units of rounding of the
+largest number among them.
+"""
 LEAST_SINE = 1e-2
 """A direction that a projection shortens to less than this has no part in its range."""
 
@@ -27,9 +29,11 @@ def natural_span(pairs: LayerPairs, positions: str) -> Float[Tensor, "width vary
     that nothing can be exchanged there, but an exchange could leave the span of natural states.
     """
     mask = positions_mask(positions, pairs.recipient.shape[1]).to(pairs.recipient.device)
-    change = (pairs.donor - pairs.recipient)[:, mask].double().flatten(0, 1)
-    values, vectors = torch.linalg.eigh(change.mT @ change / len(change))
-    return vectors[:, values > LEAST_VARIANCE * values.max()].flip(1).to(pairs.recipient)
+    states = pairs.recipient[:, mask]
+    unit = torch.finfo(states.dtype).eps * states.abs().max().double()
+    change = (pairs.donor[:, mask] - states).double().flatten(0, 1)
+    _, values, directions = torch.linalg.svd(change / len(change) ** 0.5, full_matrices=False)
+    return directions[values > ROUNDING * unit].mT.to(states)
 
 
 def random_bases(

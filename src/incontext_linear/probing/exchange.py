@@ -141,12 +141,19 @@ def answers_from(
     return model.read(blocks[-1](hidden, tokens=slice(-1, None)))[:, 0]
 
 
+def exchanged_rows(positions: str, pairs: LayerPairs) -> Tensor | slice:
+    """The tokens whose states an exchange changes, as an index of (B, T, H)'s second axis."""
+    if positions == "query":
+        return slice(-1, None)
+    mask = positions_mask(positions, pairs.recipient.shape[1])
+    return mask.nonzero()[:, 0].to(pairs.recipient.device)
+
+
 def exchange(
     model: ContinuableLearner,
     pairs: LayerPairs,
     positions: str,
     bases: Float[Tensor, "subspace width rank"],
-    kept: Float[Tensor, "subspace batch rank"] | None = None,
 ) -> Float[Tensor, "subspace batch"]:
     """Answers after the states were exchanged along each subspace: h_r + QQᵀ(h_d − h_r).
 
@@ -155,29 +162,38 @@ def exchange(
         pairs: states of one layer.
         positions: one of `POSITIONS`; one subspace is shared by all tokens of the kind.
         bases: orthonormal columns Q (C, H, R).
-        kept: 0 or 1 for each subspace, pair and column: columns that are left out for a pair; None:
-            none.
     """
-    only = positions == "query"
-    rows = slice(-1, None) if only else slice(None)
+    rows = exchanged_rows(positions, pairs)
     change = (pairs.donor - pairs.recipient)[:, rows]
-    if not only:
-        mask = positions_mask(positions, pairs.recipient.shape[1]).to(change.device)
-        change = change * mask[:, None]
     coordinates = torch.einsum("bth,chr->cbtr", change, bases)
-    if kept is not None:
-        coordinates = coordinates * kept[:, :, None]
     edit = torch.einsum("cbtr,chr->cbth", coordinates, bases)
-    edited = pairs.recipient[:, rows] + edit
-    if only and isinstance(model, Transformer):
+    return answers_of_edited(model, pairs, positions, pairs.recipient[:, rows] + edit)
+
+
+def answers_of_edited(
+    model: ContinuableLearner,
+    pairs: LayerPairs,
+    positions: str,
+    edited: Float[Tensor, "subspace batch row width"],
+) -> Float[Tensor, "subspace batch"]:
+    """Answers if the recipients' states at some positions are these, and all others stay.
+
+    Args:
+        model: the learner.
+        pairs: states of one layer.
+        positions: one of `POSITIONS`.
+        edited: the states at its tokens, in their order.
+    """
+    if positions == "query" and all(hasattr(block, "from_context") for block in model.blocks):
         return _answers_of_queries(model, edited[:, :, 0], pairs)
-    if only:
-        edited = torch.cat((pairs.recipient[:, :-1].expand(len(bases), -1, -1, -1), edited), 2)
-    return answers_from(model, edited.flatten(0, 1), pairs.layer).unflatten(0, edited.shape[:2])
+    rows = exchanged_rows(positions, pairs)
+    hidden = pairs.recipient.expand(len(edited), -1, -1, -1).clone()
+    hidden[:, :, rows] = edited
+    return answers_from(model, hidden.flatten(0, 1), pairs.layer).unflatten(0, hidden.shape[:2])
 
 
 def _answers_of_queries(
-    model: Transformer, queries: Float[Tensor, "subspace batch width"], pairs: LayerPairs
+    model: ContinuableLearner, queries: Float[Tensor, "subspace batch width"], pairs: LayerPairs
 ) -> Float[Tensor, "subspace batch"]:
     """The same where nothing but the query's token is changed: no other token is run again."""
     hidden = queries.transpose(0, 1)[:, None]  # (B, 1 prefix, C, H)

@@ -1,5 +1,6 @@
 """Causal variables found and tested: the searches with their controls, reading, calibration."""
 
+import itertools
 import logging
 
 import pandas as pd
@@ -64,22 +65,24 @@ def read_query(
     return read_queries(model, task, seen, alignment.readings, alignment.bootstrap, seed)
 
 
-def calibrate_search(alignment: AlignmentConfig, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+def calibrate_search(alignment: AlignmentConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The same search and rule on constructed networks: every verdict beside the truth, and how
     many of the held variables are found.
     """
+    networks = itertools.product(alignment.calibration, alignment.calibration_seeds)
     table = pd.concat(
-        [calibrate(name, alignment, seed) for name in alignment.calibration], ignore_index=True
+        [calibrate(name, alignment, seed) for name, seed in networks], ignore_index=True
     )
     summary = calibration_summary(table)
     for row in summary.itertuples():
         logger.info(
-            "Calibration, %s: %d of %d held variables found, and %d of %d that are not held",
+            "Calibration, %s, seed %d: %d of %d held variables found, and %d of %d absent ones",
             row.network,
+            row.seed,
             row.held_found,
             row.held,
-            row.not_held_found,
-            row.not_held,
+            row.absent_found,
+            row.absent,
         )
     return table, summary
 
@@ -94,6 +97,6 @@ def report_alignment_metrics(
         metrics[f"paths.{edges}"] = metric_history([0], [share])
     chosen = scores.loc[scores["edges"] == "chosen", "number"]
     metrics["paths.number"] = metric_history([0], chosen.tolist())
-    for name in ("held", "held_found", "not_held", "not_held_found"):
+    for name in ("held", "held_found", "absent", "absent_found"):
         metrics[f"alignment.calibration.{name}"] = metric_history([0], [float(summary[name].sum())])
     return metrics

@@ -45,9 +45,10 @@ def create_pipeline(**kwargs) -> Pipeline:
         ),
         node(
             calibrate_search,
-            _SETTINGS,
+            "params:alignment",
             ["alignment_calibration", "calibration_counts"],
             name="calibrate_search",
+            tags="alignment_calibration",
         ),
         node(
             report_alignment_metrics,

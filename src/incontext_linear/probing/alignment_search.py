@@ -1,0 +1,234 @@
+"""How the subspaces of distributed alignment search are learned: a start in closed form, then
+Levenberg-Marquardt.
+
+The error of an exchange has many local minima over subspaces, even where the network is known and
+its states vary in seven directions only: from random starts gradient descent ends in one of them
+almost always. To first order, however, an exchange along M = QQᵀ changes the answer by gᵀMΔ, with g
+the answer's gradient and Δ the donor's state minus the recipient's, and this is linear in M. So M
+is fitted by ridge regression over all symmetric matrices, and the eigenvectors of its r largest
+eigenvalues start the search at rank r. The same holds, seen from the donor, of what is not
+exchanged; the start that does best on other pairs is taken.
+
+From there the squared error is minimised over orthonormal bases by damped Gauss-Newton steps, which
+do not depend on the scales of the states' directions (Levenberg 1944, Marquardt 1963; on the
+Grassmann manifold: Absil, Mahony and Sepulchre 2008, section 8.4).
+
+Shape letters: C searches, B pairs, T tokens, S size of the span, r rank.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from incontext_linear.learner.base import ContinuableLearner
+from incontext_linear.probing.alignment_config import SearchConfig
+from incontext_linear.probing.exchange import (
+    LayerPairs,
+    answers_from,
+    answers_of_edited,
+    exchange,
+    exchanged_rows,
+)
+
+START_PAIRS = 1024
+"""Pairs that the closed form is fitted on, at most: a matrix of this size is factorised."""
+START_PENALTIES = (1e-6, 1e-3, 1e-1)
+"""Ridge penalties of the closed form, in units of the features' mean square; the best start on
+validation pairs is taken."""
+_LEAST_DAMPING, _MOST_DAMPING = 1e-7, 1e7
+
+Bases = Float[Tensor, "search span rank"]
+
+
+@dataclass(frozen=True)
+class SearchPairs:
+    """What a search is fitted on: states of one layer, and the counterfactuals of each search.
+
+    Attributes:
+        pairs: states of one layer.
+        positions: where they are exchanged.
+        span: orthonormal columns (H, S) that the subspaces lie in.
+        wanted: the counterfactuals (C, B).
+        scale: what each one's mean squared error is divided by (C).
+    """
+
+    pairs: LayerPairs
+    positions: str
+    span: Float[Tensor, "width span"]
+    wanted: Float[Tensor, "search batch"]
+    scale: Float[Tensor, " search"]
+
+    def __getitem__(self, rows: Tensor | slice) -> "SearchPairs":
+        taken = self.pairs[rows], self.positions, self.span, self.wanted[:, rows], self.scale
+        return SearchPairs(*taken)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @torch.no_grad()
+    def losses(self, model: ContinuableLearner, bases: Bases) -> Float[Tensor, " search"]:
+        """Mean squared error of the answers after the exchange, in units of ``scale``."""
+        answers = exchange(model, self.pairs, self.positions, self.span @ bases)
+        return (answers - self.wanted).square().mean(1) / self.scale
+
+
+def learn_bases(
+    model: ContinuableLearner,
+    fitted: SearchPairs,
+    chosen: SearchPairs,
+    ranks: Sequence[int],
+    config: SearchConfig,
+    rng: torch.Generator,
+) -> dict[int, Float[Tensor, "search width rank"]]:
+    """Learn a basis for each counterfactual and rank.
+
+    Args:
+        model: the learner, frozen.
+        fitted: pairs that the subspaces are fitted on.
+        chosen: other pairs, which choose among starts.
+        ranks: those asked for; one that exceeds the span is the whole span.
+        config: steps, pairs a step, random starts.
+        rng: of batches and random starts, on the CPU.
+
+    Returns:
+        Orthonormal columns (C, H, r) by rank.
+    """
+    closed = closed_form(model, fitted[:START_PAIRS])
+    found = {}
+    for rank in ranks:
+        size = min(rank, fitted.span.shape[1])
+        starts = [_best(model, chosen, [matrix[:, :, :size] for matrix in closed])]
+        starts += [_random_start(fitted, size, rng) for _ in range(config.random_starts)]
+        if size < fitted.span.shape[1]:
+            # The start itself stays in the choice: a search can end worse than it began.
+            starts += [refine(model, fitted, start, config, rng) for start in starts]
+        found[rank] = fitted.span @ _best(model, chosen, starts)
+    return found
+
+
+def closed_form(model: ContinuableLearner, fitted: SearchPairs) -> list[Bases]:
+    """Eigenvectors (C, S, S) of the matrices M that best explain the counterfactuals to first
+    order, largest eigenvalues first; one for each place where gradients are taken, and penalty.
+
+    Seen from the recipient, c − ŷ_r ≈ gᵀMΔ, without error where the answer is linear in what is
+    exchanged. Seen from the donor, ŷ_d − c ≈ gᵀ(I − M)Δ, without error where it is linear in what
+    is not. Half-way, a product of two exchanged numbers is linearised without error.
+    """
+    size, found = fitted.span.shape[1], []
+    for share in (0.0, 0.5, 1.0):
+        answers, features = _gradient_features(model, fitted, share)
+        from_donor = share == 1.0
+        wanted = answers - fitted.wanted if from_donor else fitted.wanted - fitted.pairs.unchanged
+        kernel = features @ features.mT
+        identity = torch.eye(len(kernel)).to(kernel)
+        for penalty in START_PENALTIES:
+            damped = kernel + penalty * kernel.diagonal().mean() * identity
+            weights = torch.linalg.solve(damped, wanted.double().mT)
+            matrices = (features.mT @ weights).mT.unflatten(1, (size, size))
+            vectors = torch.linalg.eigh(matrices).eigenvectors.to(fitted.span)
+            found.append(vectors if from_donor else vectors.flip(2))
+    return found
+
+
+def _gradient_features(
+    model: ContinuableLearner, fitted: SearchPairs, share: float
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch unknown"]]:
+    """Answers at states so far between recipient and donor, and Σ_t gΔᵀ there, made symmetric."""
+    pairs, rows = fitted.pairs, exchanged_rows(fitted.positions, fitted.pairs)
+    hidden = pairs.recipient.clone()
+    hidden[:, rows] = torch.lerp(pairs.recipient[:, rows], pairs.donor[:, rows], share)
+    with torch.enable_grad():
+        hidden = hidden.requires_grad_()
+        answers = answers_from(model, hidden, pairs.layer)
+        (slope,) = torch.autograd.grad(answers.sum(), hidden)
+    slope, change = (
+        (part[:, rows] @ fitted.span).double() for part in (slope, pairs.donor - pairs.recipient)
+    )
+    features = torch.einsum("bts,btu->bsu", slope, change)
+    return answers.detach(), (features + features.mT).flatten(1) / 2
+
+
+def refine(
+    model: ContinuableLearner,
+    fitted: SearchPairs,
+    start: Bases,
+    config: SearchConfig,
+    rng: torch.Generator,
+) -> Bases:
+    """Levenberg-Marquardt from a start, on a new batch in every step.
+
+    A step that does not lower its batch's error is not taken, and the damping grows.
+    """
+    bases, damping = start, torch.full((len(start),), config.damping).to(start)
+    for _ in range(config.num_steps):
+        rows = torch.randperm(len(fitted), generator=rng)[: config.batch_size]
+        batch = fitted[rows.to(start.device)]
+        errors, jacobian = _linearised(model, batch, bases)
+        step = _damped_step(errors, jacobian.flatten(2), damping).unflatten(1, bases.shape[1:])
+        moved = torch.linalg.qr(bases + step).Q
+        better = batch.losses(model, moved) < errors.square().mean(1)
+        bases = torch.where(better[:, None, None], moved, bases)
+        damping = torch.where(better, damping / 3, damping * 4)
+        damping = damping.clamp(_LEAST_DAMPING, _MOST_DAMPING)
+    return bases
+
+
+def _linearised(
+    model: ContinuableLearner, batch: SearchPairs, bases: Bases
+) -> tuple[Float[Tensor, "search batch"], Float[Tensor, "search batch span rank"]]:
+    """Errors in units of their scale, and their derivatives along the bases' tangents.
+
+    One backward pass gives the gradient g of every pair's answer with respect to its edited states.
+    A change ξ of the basis moves these by (ξQᵀ + Qξᵀ)Δ, so that the derivative with respect to ξ
+    is Σ_t gΔᵀQ + ΔgᵀQ, less its part within the subspace, along which nothing changes.
+    """
+    pairs, rows = batch.pairs, exchanged_rows(batch.positions, batch.pairs)
+    change = (pairs.donor - pairs.recipient)[:, rows] @ batch.span
+    coordinates = torch.einsum("bts,csr->cbtr", change, bases)
+    edit = torch.einsum("cbtr,csr->cbts", coordinates, bases) @ batch.span.mT
+    with torch.enable_grad():
+        edited = (pairs.recipient[:, rows] + edit).requires_grad_()
+        answers = answers_of_edited(model, pairs, batch.positions, edited)
+        (slope,) = torch.autograd.grad(answers.sum(), edited)
+    slope = slope @ batch.span
+    read = torch.einsum("cbts,csr->cbtr", slope, bases)
+    jacobian = torch.einsum("cbts,cbtr->cbsr", slope, coordinates)
+    jacobian = jacobian + torch.einsum("bts,cbtr->cbsr", change, read)
+    within = torch.einsum("csr,cbsq->cbrq", bases, jacobian)
+    jacobian = jacobian - torch.einsum("csr,cbrq->cbsq", bases, within)
+    scale = batch.scale.sqrt()[:, None]
+    return (answers.detach() - batch.wanted) / scale, jacobian / scale[..., None, None]
+
+
+def _damped_step(
+    errors: Float[Tensor, "search batch"],
+    jacobian: Float[Tensor, "search batch unknown"],
+    damping: Float[Tensor, " search"],
+) -> Float[Tensor, "search unknown"]:
+    """−(JᵀJ + μD)⁻¹Jᵀρ with D the diagonal of JᵀJ, raised a little; in the smaller of its forms."""
+    errors, jacobian, mu = errors.double(), jacobian.double(), damping.double()[:, None]
+    diagonal = jacobian.square().sum(1)
+    diagonal = diagonal + 1e-3 * diagonal.mean(1, keepdim=True) + 1e-30
+    if jacobian.shape[2] <= jacobian.shape[1]:
+        normal = jacobian.mT @ jacobian + torch.diag_embed(mu * diagonal)
+        slope = (jacobian.mT @ errors[..., None])[..., 0]
+        return -torch.linalg.solve(normal, slope).to(damping)
+    scaled = jacobian / diagonal[:, None]
+    kernel = scaled @ jacobian.mT + torch.diag_embed(mu.expand_as(errors))
+    return -(scaled.mT @ torch.linalg.solve(kernel, errors)[..., None])[..., 0].to(damping)
+
+
+def _random_start(fitted: SearchPairs, rank: int, rng: torch.Generator) -> Bases:
+    drawn = torch.randn(len(fitted.wanted), fitted.span.shape[1], rank, generator=rng)
+    return torch.linalg.qr(drawn.to(fitted.span)).Q
+
+
+def _best(model: ContinuableLearner, chosen: SearchPairs, candidates: Sequence[Bases]) -> Bases:
+    """Of each search's bases, the one with the smallest error on the pairs that choose."""
+    if len(candidates) == 1:
+        return candidates[0]
+    best = torch.stack([chosen.losses(model, bases) for bases in candidates]).argmin(0)
+    return torch.stack(list(candidates))[best, torch.arange(len(best), device=best.device)]
