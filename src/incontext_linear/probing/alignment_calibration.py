@@ -72,8 +72,8 @@ class _Turned(nn.Module):
         return self.block(hidden @ self.rotation) @ self.rotation.mT
 
     def from_context(self, queries: Tensor, context: Tensor, visible: Tensor) -> Tensor:
-        turned = (part @ self.rotation for part in (queries, context))
-        return self.block.from_context(*turned, visible) @ self.rotation.mT
+        queries, context = queries @ self.rotation, context @ self.rotation
+        return self.block.from_context(queries, context, visible) @ self.rotation.mT
 
 
 class Rotated(nn.Module):
