@@ -1,4 +1,5 @@
-# make run · make test · make quick · make lint · make hooks · make viz · make mlflow · make site · make bench
+# make run · make test · make quick · make lint · make hooks · make viz · make mlflow · make site ·
+# make wheel · make bench
 # Each sets up .venv first, from the exact versions in requirements.lock, unless that is done already.
 
 PYTHON ?= python3.11
@@ -9,7 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup hooks run test quick lint types baseline viz mlflow site bench
+.PHONY: help setup hooks run test quick lint types baseline viz mlflow site wheel bench
 
 help: ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -60,6 +61,13 @@ mlflow: setup ## show the runs in the MLflow UI
 
 site: setup ## build the documents and the graph into site; any warning stops it
 	$(BIN)/python -m tools.site
+
+wheel: setup ## build the package into dist, and use it alone in a fresh environment
+	rm -rf build dist
+	$(BIN)/python -m build --wheel --no-isolation
+	$(PYTHON) -m venv build/alone
+	build/alone/bin/python -m pip install --quiet --constraint requirements.lock dist/*.whl
+	build/alone/bin/python -I tests/project/programs/package_alone.py
 
 bench: setup ## time the predictors against the loops that people run today
 	$(BIN)/python -m benchmarks.predictors

@@ -48,6 +48,14 @@ def test_figures_say_which_size_and_seed_they_show():
     assert figure.get_suptitle() == expected
 
 
+def test_figures_do_not_call_every_network_a_transformer():
+    figure = behavioral_comparison.plot_divergences(curves("ols"), curves("ols"), *RUN)
+    figure_of_risks = behavioral_comparison.plot_risks(curves(LEARNER), curves(LEARNER), *RUN)
+    assert figure.axes[0].get_ylabel() == "SPD(learner, algorithm)"
+    assert figure_of_risks.axes[1].get_title("left") == "How far from linear the learner is"
+    assert figure_of_risks.axes[0].lines[0].get_label() == "learner"
+
+
 def test_risks_draw_exact_predictors_at_a_floor_instead_of_dropping_them():
     exact = curves("ols").assign(mean=0.0, low=0.0, high=0.0)
     figure = behavioral_comparison.plot_risks(

@@ -10,7 +10,7 @@ from incontext_linear.config import LearnerConfig, TaskConfig
 from incontext_linear.tables import LEARNER
 
 _ALGORITHMS = {
-    LEARNER: "transformer",
+    LEARNER: "learner",
     "ols": "least squares",
     "zero": "predicting 0",
     "bayes": "Bayes (posterior mean)",

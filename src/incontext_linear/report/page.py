@@ -12,7 +12,7 @@ from incontext_linear.report.chapters import CHAPTERS, headline
 from incontext_linear.report.content import Chapter, Part, Results
 from incontext_linear.report.definitions import DEFINITIONS
 
-QUESTION = "Which learning algorithm does this transformer run when it learns in context?"
+QUESTION = "Which learning algorithm does this network run when it learns in context?"
 
 
 @dataclass(frozen=True)

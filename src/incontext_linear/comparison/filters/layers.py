@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy.stats import linregress
 
 from incontext_linear.comparison.filters.config import FilterConfig
 from incontext_linear.comparison.filters.families import Spectra
@@ -169,6 +168,8 @@ def _growth(layers: np.ndarray, values: np.ndarray) -> dict[str, int | float]:
     growth = {"num_layers": len(layers), "first": values[0], "last": values[-1]}
     growth |= {"linear_r2": np.nan, "log_r2": np.nan, "doublings": np.nan}
     if len(layers) >= 3:
+        from scipy.stats import linregress  # takes a second to import
+
         line: Any = linregress(layers, values)
         growth["linear_r2"] = line.rvalue**2
         if (values > 0).all():
