@@ -105,6 +105,8 @@ def test_shares_of_answers_whose_shares_are_known():
     exact = shares(lambda pairs: pairs["a"], train, test)
     assert exact["share"] == pytest.approx(1)
     assert exact["specific"] == pytest.approx(1)
+    few = Counterfactuals(train.names, train.values[:, :8], train.unchanged[:8])
+    assert shares(lambda pairs: pairs["a"], few, test)["specific"] == pytest.approx(1)
     destroyed = shares(lambda pairs: torch.zeros_like(pairs["a"]), train, test)
     assert abs(destroyed["share"]) < 0.05  # no credit for breaking the answer
     assert destroyed["specific"] == pytest.approx(0, abs=0.05)

@@ -69,8 +69,6 @@ class Scale:
     name: str
     slope: Float[Tensor, " one"]
     """β, a single number."""
-    weights: Float[Tensor, " regressor"]
-    """Of ŷ_r and the rivals' counterfactuals."""
     variance: Float[Tensor, ""]
     """E(c − βŷ_r)² on the pairs that it was fitted on."""
 
@@ -79,13 +77,12 @@ class Scale:
         """Fit on pairs that do not score."""
         wanted, alone = pairs[name], pairs.unchanged[:, None]
         slope = _regress(alone, wanted)
-        variance = (wanted - alone @ slope).square().mean()
-        return cls(name, slope, _regress(pairs.rivals(name), wanted), variance)
+        return cls(name, slope, (wanted - alone @ slope).square().mean())
 
     def terms(self, answers: Values, fit: "AnswerFit", test: Counterfactuals) -> dict[str, Values]:
         """Numerators and denominators of the three shares, for every test pair."""
         wanted, rivals = test[self.name], test.rivals(self.name)
-        own = wanted - rivals @ self.weights
+        own = wanted - rivals @ fit.wanted_weights
         edited = answers - rivals @ fit.weights
         return {
             "left": (answers - wanted).square(),
@@ -98,14 +95,19 @@ class Scale:
 
 @dataclass(frozen=True)
 class AnswerFit:
-    """Regression of the answers after an exchange on ŷ_r and the rivals' counterfactuals."""
+    """Regressions on ŷ_r and the rivals' counterfactuals: of the answers after an exchange, and of
+    the counterfactual itself. Both on the same pairs, so that answers that are the counterfactual
+    have a specificity of 1, however few the pairs are.
+    """
 
     weights: Float[Tensor, " regressor"]
+    wanted_weights: Float[Tensor, " regressor"]
 
     @classmethod
     def fit(cls, name: str, answers: Values, pairs: Counterfactuals) -> "AnswerFit":
         """Fit on pairs that do not score."""
-        return cls(_regress(pairs.rivals(name), answers))
+        rivals = pairs.rivals(name)
+        return cls(_regress(rivals, answers), _regress(rivals, pairs[name]))
 
 
 def _regress(
