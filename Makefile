@@ -56,7 +56,7 @@ viz: setup ## show the graph in kedro-viz
 	$(BIN)/kedro viz run --no-browser
 
 mlflow: setup ## show the runs in the MLflow UI
-	@echo "Runs side by side: http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning"
+	@echo "Runs side by side: http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=algorithms"
 	$(BIN)/kedro mlflow ui
 
 site: setup ## build the documents and the graph into site; any warning stops it

@@ -36,6 +36,7 @@ from incontext_linear.logged_learner import NAME, fetch_learner
 from incontext_linear.parameters import VariantConfig, check_parameters, show
 from incontext_linear.runs.database import DatabaseError, database_file, ensure_database
 from incontext_linear.runs.locks import LOCK_FILE, LockedError, holds
+from incontext_linear.runs.run_table import offer_view
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +122,8 @@ class Tracking(MlflowHook):
             | (_variant_tags(variant) if variant else {})
         )
         mlflow.log_params(parameter_fields(pipeline, catalog))
+        if not variant:
+            offer_view(*_experiment(self.mlflow_config))
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
@@ -304,9 +307,13 @@ def _client(config: KedroMlflowConfig) -> MlflowClient:
     return config.server._mlflow_client
 
 
+def _experiment(config: KedroMlflowConfig) -> tuple[MlflowClient, str]:
+    return _client(config), config.tracking.experiment._experiment.experiment_id
+
+
 def _search(config: KedroMlflowConfig, where: str) -> list[Run]:
-    experiment = config.tracking.experiment._experiment.experiment_id
-    return list(_client(config).search_runs([experiment], where))
+    client, experiment = _experiment(config)
+    return list(client.search_runs([experiment], where))
 
 
 def _ensure_database(config: dict[str, Any], package: str) -> None:

@@ -1,5 +1,7 @@
 """What MLflow holds of a run: a model that predicts, prompts by digest, tables that it can show."""
 
+import json
+
 import mlflow
 import numpy as np
 import pandas as pd
@@ -53,6 +55,17 @@ def test_the_learner_is_a_model_that_predicts_as_ours(project, tracked):
     assert model.metadata.signature.inputs.input_names() == ["xs", "ys"]
     with pytest.raises(MlflowException):
         model.predict({"xs": asked["xs"]})
+
+
+def test_the_saved_view_of_the_run_table_shows_what_runs_have(project, first):
+    tags = client(project).get_experiment(first.info.experiment_id).tags
+    view = json.loads(tags["mlflow.sharedViewState.algorithms"])
+    state = json.loads(view["state"])
+    assert state["orderByKey"] in state["selectedColumns"]
+    held = first.data.to_dictionary()
+    for column in state["selectedColumns"]:
+        kind, name = column.replace("`", "").split(".", 1)
+        assert name in held[kind] or name.startswith(("identification", "verdict"))
 
 
 def test_a_model_is_safetensors_and_no_pickle(project, tracked, first):
