@@ -160,7 +160,7 @@ class AlignmentConfig(Config):
     """
     num_random: PositiveInt = 4
     """Random subspaces of each rank."""
-    read_share: OpenFraction = 0.999
+    read_share: OpenFraction = 0.9999
     """Share of the answer's squared gradient that the directions hold that later layers read."""
     search: SearchConfig = SearchConfig()
     rule: RuleConfig = RuleConfig()

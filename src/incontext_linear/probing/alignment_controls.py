@@ -52,11 +52,10 @@ def read_directions(
     share: float,
     span: Float[Tensor, "width varying"],
 ) -> Float[Tensor, "width read"]:
-    """The directions that later layers read, by the answer's squared gradient.
+    """The directions that later layers read: eigenvectors of the answer's squared gradient.
 
-    It is taken in units of the states' own variation: a direction with a small gradient counts if
-    states vary much along it. Gradients are taken at the recipients' states and half-way to the
-    donors', so that directions count that are read of exchanged states alone.
+    Gradients are taken at the recipients' states and half-way to the donors', so that directions
+    count that are read of exchanged states alone.
 
     Args:
         model: the learner, frozen.
@@ -73,14 +72,11 @@ def read_directions(
     moved = torch.where(mask[:, None], half_way, pairs.recipient)
     hidden = torch.cat((pairs.recipient, moved)).requires_grad_()
     (gradient,) = torch.autograd.grad(answers_from(model, hidden, pairs.layer).sum(), hidden)
-    change = ((pairs.donor - pairs.recipient)[:, mask].flatten(0, 1) @ span).double()
-    variances, axes = torch.linalg.eigh(change.mT @ change / len(change))
-    scales = variances.clamp(min=1e-12 * variances.max()).sqrt()
-    flat = (gradient[:, mask].flatten(0, 1) @ span).double() @ axes * scales
+    flat = gradient[:, mask].flatten(0, 1) @ span
     values, vectors = torch.linalg.eigh(flat.mT @ flat)
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
     needed = int((values.cumsum(0) < share * values.sum()).sum()) + 1
-    return span @ torch.linalg.qr(axes @ (vectors[:, :needed] / scales[:, None])).Q.to(span)
+    return span @ vectors[:, :needed]
 
 
 def split_bases(
