@@ -130,7 +130,9 @@ def report(rows: list[dict[str, float]]) -> str:
             "|--:|--:|--:|--:|",
             *lines,
             "",
-            f"At {GOAL['prompts']:,} prompts, {'; '.join(met)}.",
+            f"At {GOAL['prompts']:,} prompts:",
+            "",
+            *[f"- {goal}" for goal in met],
             "",
             "![CPU seconds and peak memory against the number of prompts]"
             "(../figures/benchmark_comparison.png)",

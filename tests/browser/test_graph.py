@@ -117,7 +117,7 @@ def test_the_link_of_make_viz_shows_a_readable_box_for_each_pipeline(graph, brow
 def test_a_pipeline_opens_folded_and_unfolded(graph, browser):
     opened(browser, f"{graph}/?pid=behavioral_comparison&types=task", "behavioral_comparison")
     assert "measure_spd" not in drawn(browser)
-    page = f"{graph}/?pid=behavioral_comparison&types=task&expandAllPipelines=true"
+    page = f"{graph}/?pid=behavioral_comparison&types=nodes,datasets&expandAllPipelines=true"
     opened(browser, page, "behavioral_comparison")
     WebDriverWait(browser, SECONDS).until(lambda page: "measure_spd" in drawn(page))
 
