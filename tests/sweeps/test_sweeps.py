@@ -88,6 +88,46 @@ def test_a_parameter_may_follow_an_axis():
     assert variants[0].record["follow"] == {"training.learning_rate": 0.1}
 
 
+def test_an_axis_of_settings_lays_its_parameters_over_the_sweeps():
+    variants = variants_of(
+        axes={"task.noise_std": [0.5]},
+        parameters={"model": {"width": 8}, "training": {"num_steps": 9}},
+        settings={
+            "form": {
+                "bare": {"model": {"norm": "none", "mlp_width": 0}},
+                "gru": {"model": {"type": "gru", "width": 5}, "training": {"batch_size": 3}},
+            }
+        },
+        seeds=[0, 1],
+    )
+    assert [v.name for v in variants[1:3]] == [
+        "task.noise_std=0.5,form=bare,seed=1",
+        "task.noise_std=0.5,form=gru,seed=0",
+    ]
+    bare, gru = variants[0].parameters, variants[2].parameters
+    assert (transformer_of(bare).norm, transformer_of(bare).width) == ("none", 8)
+    assert (gru.model.type, gru.model.model_dump()["width"]) == ("gru", 5)
+    assert (gru.training.num_steps, gru.training.batch_size) == (9, 3)
+    assert variants[0].record["axes"] == {"task.noise_std": 0.5, "form": "bare"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"a.b": {"one": {}}}, "'a.b' cannot name an axis"),
+        ({"form": {}}, "settings.form: no names given"),
+    ],
+)
+def test_settings_that_are_no_axis_are_refused(settings, says):
+    with pytest.raises(SweepError, match=says):
+        check_sweep("some", {"settings": settings})
+
+
+def test_settings_of_what_nothing_reads_are_refused():
+    with pytest.raises(SweepError, match=r"some\.settings\.form\.one\.probing: no pipeline"):
+        variants_of(settings={"form": {"one": {"probing": {}}}})
+
+
 def test_variants_of_one_shape_form_a_group_of_sixteen_at_most():
     variants = variants_of(
         axes={"task.noise_std": [0.0, 0.5], "model.num_layers": [1, 2]}, seeds=range(9)

@@ -29,6 +29,10 @@ class SweepConfig(Config):
     """Axis → parameters that go along with it, with one value for each of the axis's: a learning
     rate that suits each width.
     """
+    settings: dict[str, dict[str, dict[str, Any]]] = Field(default={})
+    """Further axes, whose values are names: axis → name → nested parameters that make it. For what
+    differs in several parameters at once, such as architectures.
+    """
     seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0,)
     pipelines: Annotated[tuple[str, ...], Field(min_length=1)] = ("behavioral_comparison",)
     """What is measured on every variant's learner."""
@@ -44,6 +48,23 @@ class SweepConfig(Config):
     """CPU threads of each variant's arithmetic. Sums over more threads are rounded otherwise, so
     this never follows from the machine or from how many variants are left.
     """
+
+    @property
+    def all_axes(self) -> dict[str, tuple[AxisValue, ...]]:
+        """Axes of parameters and of settings, with their values."""
+        return self.axes | {axis: tuple(named) for axis, named in self.settings.items()}
+
+    @model_validator(mode="after")
+    def _check_settings(self) -> "SweepConfig":
+        for axis, named in self.settings.items():
+            if axis in self.axes or axis == "seed" or not _NAME.fullmatch(axis):
+                raise ValueError(
+                    f"settings: {axis!r} cannot name an axis; allowed: letters, digits, _ and -, "
+                    "no axis twice, and not seed"
+                )
+            if not named:
+                raise ValueError(f"settings.{axis}: no names given; allowed: at least one")
+        return self
 
     @field_validator("axes")
     @classmethod

@@ -275,7 +275,7 @@ def show_list(project: Project, console: Console) -> None:
 
 
 def _axes(sweep: SweepConfig) -> str:
-    return "; ".join(f"{axis}: {_list(values)}" for axis, values in sweep.axes.items())
+    return "; ".join(f"{axis}: {_list(values)}" for axis, values in sweep.all_axes.items())
 
 
 def _list(values: tuple[Any, ...]) -> str:

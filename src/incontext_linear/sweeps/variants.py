@@ -202,11 +202,15 @@ def cross(
         where = f"{name}.follow.{axis}"
         paths |= {other: _locate(tree, other, where, branches) for other in followers}
     variants, problems = [], []
-    for values in itertools.product(*sweep.axes.values()):
-        axes = dict(zip(sweep.axes, values, strict=True))
+    _check_settings(name, sweep, branches)
+    for values in itertools.product(*sweep.all_axes.values()):
+        axes = dict(zip(sweep.all_axes, values, strict=True))
         overrides, follow = sweep.parameters, _following(sweep, axes)
         for axis, value in (axes | follow).items():
-            overrides = _with(overrides, paths[axis], value)
+            if axis in sweep.settings:
+                overrides = _over(overrides, sweep.settings[axis][str(value)])
+            else:
+                overrides = _with(overrides, paths[axis], value)
         try:
             parameters = check_parameters(read_parameters(overrides))
         except ParameterError as error:
@@ -256,6 +260,28 @@ def _locate(
                 + ", ".join(branches)
             )
     return tuple(path)
+
+
+def _check_settings(name: str, sweep: SweepConfig, branches: Sequence[str]) -> None:
+    """Refuse settings of parameters that no pipeline of the sweep reads."""
+    for axis, named in sweep.settings.items():
+        for value, tree in named.items():
+            for branch in tree:
+                if branch not in branches:
+                    raise SweepError(
+                        f"{name}.settings.{axis}.{value}.{branch}: no pipeline of a sweep depends "
+                        f"on it; allowed: {', '.join(branches)}"
+                    )
+
+
+def _over(tree: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a nested tree with another one laid over it."""
+    for key, value in other.items():
+        below = tree.get(key)
+        if isinstance(below, dict) and isinstance(value, dict):
+            value = _over(below, value)
+        tree = tree | {key: value}
+    return tree
 
 
 def _with(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
