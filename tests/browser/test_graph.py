@@ -132,6 +132,8 @@ def test_the_panel_of_a_node_says_what_it_does(graph, browser):
 
 
 def test_a_table_of_curves_is_previewed_as_an_interactive_chart(graph, browser):
-    opened(browser, f"{graph}/?pid=behavioral_comparison&sid={node_id(graph, 'spd_curves')}", "spd")
+    shown = "types=nodes,datasets&expandAllPipelines=true"  # a box that is closed has no panels
+    page = f"{graph}/?pid=behavioral_comparison&{shown}&sid={node_id(graph, 'spd_curves')}"
+    opened(browser, page, "Spd Curves")
     chart = (By.CSS_SELECTOR, ".js-plotly-plot .scatterlayer .trace")
     WebDriverWait(browser, SECONDS).until(lambda page: len(page.find_elements(*chart)) >= 2)
