@@ -74,7 +74,8 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
 
     # Types, and what pandas notes of them, as if the whole table were a frame.
     schema = pa.Schema.from_pandas(tidy_predictions("", torch.zeros(1, 1)), preserve_index=False)
-    with pq.ParquetWriter(path, schema, use_dictionary=["predictor"]) as writer:
+    encoding: Any = ["predictor"]  # PyArrow's annotation knows but a bool
+    with pq.ParquetWriter(path, schema, use_dictionary=encoding) as writer:
         for name, values in predictions.items():
             size = max(1, _ROWS // max(1, values.shape[1]))
             for start in range(0, len(values), size):
