@@ -73,6 +73,23 @@ def test_a_map_says_its_values_and_marks_cells():
 
 
 @pytest.mark.parametrize(
+    ("values", "most"), [((1e-9, 1e9), 6), ((1.0, 1.0), 1), ((2.0, 3.0), 0), ((0.5, 2.0), 1)]
+)
+def test_a_scale_of_colours_has_few_powers_of_ten_or_none(values, most):
+    figure: Any = heat_map(pd.DataFrame({"a": values}), "column", "row", "share", log=True)
+    assert len(figure.data[0].colorbar.tickvals or ()) <= most
+
+
+def test_long_names_of_columns_stand_upright_in_a_higher_figure():
+    short_names, long_names = (
+        heat_map(pd.DataFrame(1.0, index=["x"], columns=columns), "column", "row", "share")
+        for columns in (["a", "b"], ["gradient descent by k", "nearest neighbours"])
+    )
+    assert long_names.layout.xaxis.tickangle == -90
+    assert long_names.layout.height > short_names.layout.height + 100
+
+
+@pytest.mark.parametrize(
     ("value", "text"),
     [(0.00412, "0.00412"), (3e-5, "3.0·10⁻⁵"), (0.0, "0"), (math.inf, "diverged"), (12.34, "12.3")],
 )

@@ -133,7 +133,7 @@ def heat_map(
     bar: dict[str, Any] = {"title": {"text": colour, "side": "right"}, "thickness": 12}
     if log:
         first, last = int(np.ceil(ends[0])), int(np.floor(ends[1]))
-        powers = range(first, last + 1, 1 + (last - first) // MOST_POWERS)
+        powers = range(first, last + 1, 1 + max(0, last - first) // MOST_POWERS)
         bar |= {"tickvals": list(powers), "ticktext": [f"10<sup>{power}</sup>" for power in powers]}
     said = grid.map(lambda value: f"{colour}: {short(value)}")
     if hover is not None:
