@@ -33,9 +33,7 @@ def graph(tmp_path_factory) -> Iterator[str]:
     """The address of a kedro-viz that shows the project, with one table on disk."""
     project = copy_project(tmp_path_factory.mktemp("graph"))
     write_curves(project / "data/test/08_reporting/spd_curves.parquet")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = next(port for port in range(42_000, 49_000) if is_free(port))  # it takes none above
     command = [sys.executable, "-m", "kedro", "viz", "run", "--env", "test", "--no-browser"]
     with (project / "viz.log").open("wb") as log:
         server = subprocess.Popen([*command, "--port", str(port)], cwd=project, stderr=log)
@@ -46,6 +44,11 @@ def graph(tmp_path_factory) -> Iterator[str]:
     finally:
         server.terminate()
         server.wait(10)
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def write_curves(path: Path) -> None:
