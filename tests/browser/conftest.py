@@ -154,10 +154,21 @@ def serving(command: list[str], project: Path, port: int, path: str = "/") -> It
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on; kedro-viz takes none above 49151."""
+    for port in range(42_000, 49_000):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return port
+    raise RuntimeError("no port is free")
+
+
+@pytest.fixture(scope="session")
+def graph(small_run: Path) -> Iterator[str]:
+    """The address of kedro-viz over that run."""
+    port = free_port()
+    command = [sys.executable, "-m", "kedro", "viz", "run", "--env", "test", "--no-browser"]
+    with serving([*command, "--port", str(port)], small_run, port, "/api/main") as address:
+        yield address
 
 
 @pytest.fixture(scope="session")

@@ -218,8 +218,10 @@ def impossible(lab: Laboratory) -> str | None:
     return None
 
 
-EDGES = (0, 1, 2, -1, 10**9, 10**30, 1e-300, 1e300, 0.5, 0.999, True, None, "x", "../../x", [])
-EDGES += ([1, 1], [0], {}, {"type": "os.system"}, "normal*0+0", "cuda")
+EDGES = (
+    *(0, 1, 2, -1, 10**9, 10**30, 1e-300, 1e300, 0.5, 0.999, True, None),
+    *("x", "../../x", "normal*0+0", "cuda", [], [1, 1], [0], {}, {"type": "os.system"}),
+)
 
 
 def _put(tree: dict[str, Any], name: str, value: Any) -> None:

@@ -25,6 +25,9 @@ from incontext_linear.comparison.evidence import (
 from incontext_linear.predictors.validation import Number
 from incontext_linear.tables import rows_of
 
+ROUNDING = 1e-12
+"""A share that is smaller is 0, as of the answer 0, which explains nothing."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -117,7 +120,8 @@ class Verdict:
         return " ".join(sentence for sentence in sentences if sentence)
 
     def _answer(self) -> str:
-        share = f"{100 * round(self.explained_at_home, 12) + 0.0:.3g} %"
+        explained = self.explained_at_home if abs(self.explained_at_home) > ROUNDING else 0.0
+        share = f"{100 * explained:.3g} %"
         everywhere = "of the variance of its predictions at every k on the training distribution"
         if self.named is not None:
             scope = (

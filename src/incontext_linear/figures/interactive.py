@@ -33,7 +33,7 @@ MOST_TICKS = 13
 MOST_POWERS = 5
 """Powers of ten beside a scale of colours."""
 CHARACTERS_ACROSS = 30
-"""Of the names of all columns, on the narrowest page that they have room side by side on."""
+"""Of the names of all columns: so many have room side by side on the narrowest page."""
 LETTER_WIDTH = 7
 """Pixels, for the height of names that stand upright."""
 _PLOTLY_DASHES = dict(zip(DASHES, ("solid", "dash", "dot"), strict=True)) | {"--": "dash"}
