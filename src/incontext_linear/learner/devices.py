@@ -22,6 +22,11 @@ def on_device(model: Model, device: torch.device | str) -> Model:
     return copy.deepcopy(model).to(wanted)
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where the network lies, and what it reads has to lie."""
+    return next(model.parameters()).device
+
+
 def _same_device(found: torch.device, wanted: torch.device) -> bool:
     """``cuda`` without a number is the current GPU."""
     if found.type != wanted.type or found.type != "cuda":

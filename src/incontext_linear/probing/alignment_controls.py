@@ -32,7 +32,9 @@ def natural_span(pairs: LayerPairs, positions: str) -> Float[Tensor, "width vary
     states = pairs.recipient[:, mask]
     unit = torch.finfo(states.dtype).eps * states.abs().max().double()
     change = (pairs.donor[:, mask] - states).double().flatten(0, 1)
-    _, values, directions = torch.linalg.svd(change / len(change) ** 0.5, full_matrices=False)
+    # R alone has these singular values and directions, and is small however many tokens there are.
+    triangle = torch.linalg.qr(change / len(change) ** 0.5, mode="r").R
+    _, values, directions = torch.linalg.svd(triangle, full_matrices=False)
     return directions[values > ROUNDING * unit].mT.to(states)
 
 

@@ -38,6 +38,10 @@ START_PAIRS = 1024
 START_PENALTIES = (1e-6, 1e-3, 1e-1)
 """Ridge penalties of the closed form, in units of the features' mean square; the best start on
 validation pairs is taken."""
+NUMBERS_AT_ONCE = 2**27
+"""Numbers in the edited states of all layers behind them that gradients are taken through at once:
+a few times as much memory, however large the learner is.
+"""
 _LEAST_DAMPING, _MOST_DAMPING = 1e-7, 1e7
 
 Bases = Float[Tensor, "search span rank"]
@@ -179,7 +183,23 @@ def refine(
 def _linearised(
     model: ContinuableLearner, batch: SearchPairs, bases: Bases
 ) -> tuple[Float[Tensor, "search batch"], Float[Tensor, "search batch span rank"]]:
-    """Errors in units of their scale, and their derivatives along the bases' tangents.
+    """Errors in units of their scale, and their derivatives along the bases' tangents; of as many
+    searches at once as the memory is for.
+    """
+    layers = max(1, len(model.blocks) - batch.pairs.layer)
+    tokens = 1 if batch.positions == "query" else batch.pairs.recipient.shape[1]
+    size = len(batch) * tokens * batch.pairs.recipient.shape[2] * layers
+    parts = bases.split(max(1, NUMBERS_AT_ONCE // size))
+    answers, jacobians = zip(*(_derivatives(model, batch, part) for part in parts), strict=True)
+    scale = batch.scale.sqrt()[:, None]
+    errors = (torch.cat(answers) - batch.wanted) / scale
+    return errors, torch.cat(jacobians) / scale[..., None, None]
+
+
+def _derivatives(
+    model: ContinuableLearner, batch: SearchPairs, bases: Bases
+) -> tuple[Float[Tensor, "search batch"], Float[Tensor, "search batch span rank"]]:
+    """Answers after the exchange, and their derivatives along the bases' tangents.
 
     One backward pass gives the gradient g of every pair's answer with respect to its edited states.
     A change ξ of the basis moves these by (ξQᵀ + Qξᵀ)Δ, so that the derivative with respect to ξ
@@ -198,9 +218,7 @@ def _linearised(
     jacobian = torch.einsum("cbts,cbtr->cbsr", slope, coordinates)
     jacobian = jacobian + torch.einsum("bts,cbtr->cbsr", change, read)
     within = torch.einsum("csr,cbsq->cbrq", bases, jacobian)
-    jacobian = jacobian - torch.einsum("csr,cbrq->cbsq", bases, within)
-    scale = batch.scale.sqrt()[:, None]
-    return (answers.detach() - batch.wanted) / scale, jacobian / scale[..., None, None]
+    return answers.detach(), jacobian - torch.einsum("csr,cbrq->cbsq", bases, within)
 
 
 def _damped_step(

@@ -25,6 +25,7 @@ from incontext_linear.learner.base import (
     LayeredLearner,
     residual_streams,
 )
+from incontext_linear.learner.devices import device_of
 from incontext_linear.learner.transformer import Block, Transformer, as_transformer
 from incontext_linear.predictors import OrdinaryLeastSquares
 from incontext_linear.probing.alignment_config import PathsConfig
@@ -64,6 +65,7 @@ class QueryReading:
     @torch.no_grad()
     def answers(self, sets: EdgeSets) -> Float[Tensor, "set batch"]:
         """Answers after every edge of a set was exchanged."""
+        sets = sets.to(self.query.device)
         hidden = self.query.expand(len(sets), -1, -1)  # (S, B, H)
         kind = torch.arange(self.recipient[0].keys.shape[2], device=sets.device) % 2
         for layer, (own, other) in enumerate(zip(self.recipient, self.donor, strict=True)):
@@ -138,12 +140,12 @@ def trace_paths(
         random sets the mean, with the least and largest of them.
     """
     model = as_transformer(cast(nn.Module, frozen(model)))
-    readings = [
-        QueryReading.of(
-            model, PromptPairs.draw(task, config.num_pairs, examples_seen, seed, f"paths {part}")
-        )
+    size, device = (config.num_pairs, examples_seen, seed), device_of(model)
+    drawn = (
+        PromptPairs.draw(task, *size, f"paths {part}", device=device)
         for part in ("choice", "score")
-    ]
+    )
+    readings = [QueryReading.of(model, pairs) for pairs in drawn]
     shape = len(model.blocks), model.config.num_heads, len(KINDS)
     chosen, rows = _choose(readings[0], shape, config)
     return pd.DataFrame(rows), _score_sets(readings[1], chosen, config, bootstrap, seed)
@@ -234,7 +236,7 @@ def ablate_heads(
         ablation) and ``changed`` (mean squared change of the prediction, in the same units).
     """
     model = as_transformer(cast(nn.Module, frozen(model)))
-    prompts = draw_prompts(task, num_prompts, seed, 0, "head ablation")
+    prompts = draw_prompts(task, num_prompts, seed, 0, "head ablation", device_of(model))
     xs, ys = (part[:, : examples_seen + 1] for part in (prompts.xs, prompts.ys))
     reference, variance = OrdinaryLeastSquares()(xs, ys)[:, -1], ys.var()
     intact = model(xs, ys)[:, -1]
@@ -279,10 +281,10 @@ def classify_attention(
         ``x_tokens`` and ``y_tokens`` (of other examples), and ``pattern``: the largest of them, if
         it is at least one half, else ``mixed``.
     """
-    prompts = draw_prompts(task, num_prompts, seed, 0, "attention patterns")
+    prompts = draw_prompts(task, num_prompts, seed, 0, "attention patterns", device_of(model))
     xs, ys = (part[:, : examples_seen + 1] for part in (prompts.xs, prompts.ys))
     weights = model.attention_weights(xs, ys).mean(1)  # (L, M, T, T)
-    token = torch.arange(weights.shape[-1])
+    token = torch.arange(weights.shape[-1], device=weights.device)
     row, column = token[:, None], token
     own_x = (row % 2 == 1) & (column == row - 1)
     masks = {"itself": row == column, "own_x": own_x}

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from incontext_linear.config import BootstrapConfig, TaskConfig
 from incontext_linear.learner.base import LayeredLearner, residual_streams
+from incontext_linear.learner.devices import device_of
 from incontext_linear.probing.alignment_config import ReadingsConfig
 from incontext_linear.probing.causal_models import Algorithm, Examples
 from incontext_linear.probing.exchange import prompt_of
@@ -58,7 +59,7 @@ def _batches(
     stream: str,
 ) -> Iterator[tuple[Float[Tensor, "layer batch feature"], Float[Tensor, "batch value"]]]:
     """The query's states (with a constant 1 beside them) and the values, batch after batch."""
-    device = next(iter(model.parameters())).device if isinstance(model, torch.nn.Module) else "cpu"
+    device = device_of(model) if isinstance(model, torch.nn.Module) else "cpu"
     for step, start in enumerate(range(0, number, PROMPTS_AT_ONCE)):
         size = min(PROMPTS_AT_ONCE, number - start)
         prompts = draw_prompts(task, size, seed, step, stream, device)

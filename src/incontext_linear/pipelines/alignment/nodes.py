@@ -43,12 +43,12 @@ def search_variables(
 
 
 def trace_reading(
-    learner: Learner, alignment: AlignmentConfig, seed: int
+    learner: Learner, alignment: AlignmentConfig, seed: int, device: str
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """The edges that the query reads through, their scores, head ablation, attention patterns."""
     task, paths = learner.task, alignment.paths
     seen = alignment.examples_for(task.dim, task.num_examples)
-    model = as_transformer(learner.model)
+    model = as_transformer(on_device(learner.model, resolve_device(device)))
     edges, scores = trace_paths(model, task, seen, paths, alignment.bootstrap, seed)
     heads = ablate_heads(model, task, seen, paths.num_prompts, seed)
     patterns = classify_attention(model, task, seen, paths.num_prompts, seed)

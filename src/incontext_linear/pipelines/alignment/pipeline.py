@@ -31,7 +31,7 @@ def create_pipeline(**kwargs) -> Pipeline:
         ),
         node(
             trace_reading,
-            ["learner", *_SETTINGS],
+            ["learner", *_SETTINGS, "params:device"],
             ["query_edges", "path_shares", "head_ablation", "attention_patterns"],
             name="trace_reading",
             tags="alignment_reading",
