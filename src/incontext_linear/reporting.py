@@ -74,6 +74,7 @@ class Reporting:
         """Begin with nothing written."""
         self._written: set[str] = set()
         self._seconds: dict[str, float] = {}
+        self._peaks: dict[str, float] = {}
         self._began = time.perf_counter()
 
     @hook_impl
@@ -83,22 +84,27 @@ class Reporting:
 
     @hook_impl
     def before_node_run(self) -> None:
-        """Start the node's clock."""
+        """Start the node's clock, and the count of its GPU memory."""
         self._node_began = time.perf_counter()
+        if torch.cuda.is_initialized():
+            torch.cuda.reset_peak_memory_stats()
 
     @hook_impl
     def after_node_run(self, node: Node) -> None:
-        """Add the node's time to its part's."""
+        """Add the node's time to its part's, and note the most GPU memory that any node took."""
         part = node.namespace or node.name
         spent = time.perf_counter() - self._node_began
         self._seconds[part] = self._seconds.get(part, 0.0) + spent
+        if torch.cuda.is_initialized():
+            peak = torch.cuda.max_memory_allocated() / 1e9
+            self._peaks[part] = max(self._peaks.get(part, 0.0), peak)
 
     @hook_impl
     def after_pipeline_run(
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
     ) -> None:
         """Make the page and name it, unless this is one of a sweep's many runs."""
-        self._log_seconds()
+        self._log_costs()
         if self._parameters.variant:
             return
         try:
@@ -155,14 +161,18 @@ class Reporting:
             "seconds": f"{time.perf_counter() - self._began:.0f}, this page left out",
         }
 
-    def _log_seconds(self) -> None:
-        """The time of the run and of its parts, as metrics."""
+    def _log_costs(self) -> None:
+        """The time of the run and of its parts, and their GPU memory in GB, as metrics."""
         import mlflow
 
+        if self._peaks:
+            peaks = ", ".join(f"{name} {peak:.1f}" for name, peak in self._peaks.items())
+            logger.info("Peak GPU memory in GB: %s", peaks)
         if mlflow.active_run():
             total = {"run/seconds": time.perf_counter() - self._began}
             parts = {f"run/seconds.{name}": spent for name, spent in self._seconds.items()}
-            mlflow.log_metrics(total | parts)
+            peaks = {f"run/gpu_gigabytes.{name}": peak for name, peak in self._peaks.items()}
+            mlflow.log_metrics(total | parts | peaks)
 
 
 def command_line(run_params: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 import copy
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -12,12 +13,15 @@ from incontext_linear.probing import (
     build_targets,
     collect_hidden_states,
     collect_states,
+    controls,
     fit_probes,
+    fitting,
     select,
     split_prompts,
     target_values,
 )
 from incontext_linear.probing.config import PROBE_TARGETS, FitConfig, ProbingConfig
+from incontext_linear.probing.controls import fit_controls
 from incontext_linear.probing.readouts import pack_readouts, unpack_readout
 from incontext_linear.probing.selection import identify
 from incontext_linear.tasks import draw_prompts, generator
@@ -88,6 +92,19 @@ def test_probes_of_one_batched_pass_equal_those_trained_alone():
                 rtol=1e-6,
                 atol=1e-8,
             )
+
+
+def test_layers_fitted_by_groups_where_states_are_large_give_the_same_probes(monkeypatch):
+    hidden, columns = planted_states()
+    config = CONFIG.model_copy(update={"num_steps": 40, "num_seeds": 2})
+    together = fit_probes(hidden, [3, 7], columns, config, seed=1)
+    monkeypatch.setattr(fitting, "STATES_AT_ONCE", hidden[0].nbytes)
+    grouped = fit_probes(hidden, [3, 7], columns, config, seed=1)
+    torch.testing.assert_close(grouped.squared_error, together.squared_error)
+    torch.testing.assert_close(grouped.attention, together.attention)
+    assert grouped.linear.keys() == together.linear.keys()
+    for key, readout in together.linear.items():
+        torch.testing.assert_close(grouped.linear[key].matrix, readout.matrix)
 
 
 def test_probes_of_fewer_examples_attend_to_their_tokens_only():
@@ -283,3 +300,17 @@ def test_a_target_that_cannot_be_imported_is_refused():
 def test_a_target_with_nothing_to_read_is_refused(target, says):
     with pytest.raises(ValueError, match=says):
         target_values("mine", target, torch.randn(4, 3, 2), torch.randn(4, 3))
+
+
+def test_controls_fitted_one_after_the_other_are_those_of_one_pass(learner, drawn, monkeypatch):
+    fit = FitConfig(num_steps=20, hidden_units=(4,), num_seeds=1)
+    probing = ProbingConfig(fit=fit)
+    selection = select(learner, drawn, probing, "cpu", seed=0)
+    hidden = collect_hidden_states(learner, selection)
+    control = Learner(copy.deepcopy(learner.model), learner.task)
+    together = fit_controls(hidden, learner, control, selection, probing, 0)
+    monkeypatch.setattr(controls, "STATES_AT_ONCE", 1)
+    apart = fit_controls(hidden, learner, control, selection, probing, 0)
+    keys = [name for name in together.columns if name != "squared_error"]
+    pd.testing.assert_frame_equal(apart[keys], together[keys])
+    np.testing.assert_allclose(apart["squared_error"], together["squared_error"], rtol=1e-4)

@@ -5,15 +5,18 @@ control learner that never had to learn in context, on an untrained one, and on 
 for targets that are another prompt's.
 """
 
+from collections.abc import Sequence
+
 import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
 from incontext_linear.config import DistributionConfig, TaskConfig
+from incontext_linear.learner.base import LayeredLearner
 from incontext_linear.learner.registry import build_untrained
 from incontext_linear.learner.saved import Learner
 from incontext_linear.probing.config import FitConfig, ProbingConfig
-from incontext_linear.probing.fitting import fit_probes
+from incontext_linear.probing.fitting import STATES_AT_ONCE, ProbeFit, fit_probes
 from incontext_linear.probing.readouts import pack_readouts
 from incontext_linear.probing.selection import FITTED_ON, Selection, identify
 from incontext_linear.probing.states import collect_states
@@ -70,18 +73,34 @@ def fit_controls(
 ) -> pd.DataFrame:
     """Fit the same probes where they should find nothing: the controls' errors.
 
-    The control learner and an untrained one are fitted in one pass; the targets that are another
-    prompt's have the same mean, covariance and tails, and no relation to the hidden states.
+    The control learner and an untrained one are fitted in one pass where memory allows. The
+    targets that are another prompt's have the same mean, covariance and tails, and no relation to
+    the hidden states.
     """
     rng = generator(seed, "untrained learner")
     untrained = build_untrained(learner.task, learner.config, rng)
     models = [selection.place(control), untrained.to(selection.device)]
-    states = collect_states(models, selection.xs, selection.ys, selection.layers)
-    both = fit_probes(states, selection.layers * 2, selection.columns, probing.fit, seed)
-    first, second = both.halves()
+    first, second = _fit_both(models, hidden.nbytes, selection, probing.fit, seed)
     shuffled = _fit_to_other_prompts(hidden, selection, probing.fit, seed)
     named = {"control_learner": first, "untrained_learner": second, "random_targets": shuffled}
     return pd.concat([fit.error_table(name) for name, fit in named.items()], ignore_index=True)
+
+
+def _fit_both(
+    models: Sequence[LayeredLearner], size: int, selection: Selection, fit: FitConfig, seed: int
+) -> tuple[ProbeFit, ProbeFit]:
+    """Fit two learners in one pass, or one after the other where the states of one, ``size`` bytes,
+    are so many that fitting takes several passes anyway.
+    """
+
+    def fitted(some: Sequence[LayeredLearner]) -> ProbeFit:
+        states = collect_states(some, selection.xs, selection.ys, selection.layers)
+        return fit_probes(states, selection.layers * len(some), selection.columns, fit, seed)
+
+    if size > STATES_AT_ONCE:
+        first, second = (fitted([model]) for model in models)
+        return first, second
+    return fitted(models).halves()
 
 
 def _fit_to_other_prompts(hidden: Tensor, selection: Selection, fit: FitConfig, seed: int):

@@ -3,7 +3,8 @@
 Paper, section 5: a probe on layer l pools the hidden states over positions with learned weights, α
 = softmax(s_l), and reads v̂ = f(αᵀH^(l)), f linear or a two-layer MLP, trained by squared error.
 All probes, over layers, targets, numbers of examples and read-outs, are trained together in one
-batched pass: they share the data and nothing else, so each is what it would be alone.
+batched pass, or in one a group of layers where the states are large: they share the data and
+nothing else, so each is what it would be alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,11 @@ from torch import Tensor
 from incontext_linear.probing.config import FitConfig
 from incontext_linear.probing.readouts import LinearReadout, ProbeSet
 from incontext_linear.tasks import generator
+
+STATES_AT_ONCE = 4 * 1024**3
+"""Bytes of hidden states that are fitted in one pass; more are fitted by groups of layers. At the
+paper's size all of them together would take more than half of an 80 GB card.
+"""
 
 
 class Split(NamedTuple):
@@ -170,14 +176,30 @@ def fit_probes(
     num_tokens = hidden.shape[1]
     counts = torch.tensor([column.visible for column in columns])
     visible = (torch.arange(num_tokens) < counts[:, None]).to(hidden.device)
-    refits = [
-        _refit(hidden, layers, columns, visible, config, seed, index)
+    parts = _layer_groups(hidden)
+    fits = [
+        [
+            _refit(hidden[part], layers[part], columns, visible, config, seed, index)
+            for part in parts
+        ]
         for index in range(config.num_seeds)
     ]
-    errors, attention, linear = zip(*refits, strict=True)
+    errors, attention = (
+        torch.stack([torch.cat([fit[which] for fit in refit]) for refit in fits])
+        for which in (0, 1)
+    )
+    linear = {key: readout for fit in fits[0] for key, readout in fit[2].items()}
     units = [None, *config.hidden_units]
-    stacked = torch.stack(errors), torch.stack(attention)
-    return ProbeFit(list(layers), [column[:2] for column in columns], units, *stacked, linear[0])
+    return ProbeFit(
+        list(layers), [column[:2] for column in columns], units, errors, attention, linear
+    )
+
+
+def _layer_groups(hidden: Tensor) -> list[slice]:
+    """Layers whose states fit `STATES_AT_ONCE` bytes, or a single one: fitting copies them."""
+    size = hidden[0].numel() * hidden.element_size()
+    count = max(1, STATES_AT_ONCE // size)
+    return [slice(start, start + count) for start in range(0, len(hidden), count)]
 
 
 def _refit(
