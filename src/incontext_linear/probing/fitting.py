@@ -184,11 +184,9 @@ def fit_probes(
         ]
         for index in range(config.num_seeds)
     ]
-    errors, attention = (
-        torch.stack([torch.cat([fit[which] for fit in refit]) for refit in fits])
-        for which in (0, 1)
-    )
-    linear = {key: readout for fit in fits[0] for key, readout in fit[2].items()}
+    errors = torch.stack([torch.cat([errors for errors, _, _ in refit]) for refit in fits])
+    attention = torch.stack([torch.cat([seen for _, seen, _ in refit]) for refit in fits])
+    linear = {key: readout for _, _, linear in fits[0] for key, readout in linear.items()}
     units = [None, *config.hidden_units]
     return ProbeFit(
         list(layers), [column[:2] for column in columns], units, errors, attention, linear
