@@ -27,7 +27,6 @@ from incontext_linear.learner.base import ContinuableLearner
 from incontext_linear.probing.alignment_config import SearchConfig
 from incontext_linear.probing.exchange import (
     LayerPairs,
-    answers_from,
     answers_of_edited,
     exchange,
     exchanged_rows,
@@ -141,18 +140,36 @@ def _gradient_features(
     model: ContinuableLearner, fitted: SearchPairs, share: float
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch unknown"]]:
     """Answers at states so far between recipient and donor, and Σ_t gΔᵀ there, made symmetric."""
-    pairs, rows = fitted.pairs, exchanged_rows(fitted.positions, fitted.pairs)
-    hidden = pairs.recipient.clone()
-    hidden[:, rows] = torch.lerp(pairs.recipient[:, rows], pairs.donor[:, rows], share)
-    with torch.enable_grad():
-        hidden = hidden.requires_grad_()
-        answers = answers_from(model, hidden, pairs.layer)
-        (slope,) = torch.autograd.grad(answers.sum(), hidden)
-    slope, change = (
-        (part[:, rows] @ fitted.span).double() for part in (slope, pairs.donor - pairs.recipient)
-    )
+    at_once = _searches_at_once(model, fitted[:1])  # of one pair each
+    parts = torch.arange(len(fitted), device=fitted.span.device).split(at_once)
+    found = [_slopes(model, fitted[rows], share) for rows in parts]
+    answers, slopes = (torch.cat(part) for part in zip(*found, strict=True))
+    rows = exchanged_rows(fitted.positions, fitted.pairs)
+    change = (fitted.pairs.donor - fitted.pairs.recipient)[:, rows]
+    slope, change = ((part @ fitted.span).double() for part in (slopes, change))
     features = torch.einsum("bts,btu->bsu", slope, change)
-    return answers.detach(), (features + features.mT).flatten(1) / 2
+    return answers, (features + features.mT).flatten(1) / 2
+
+
+def _slopes(
+    model: ContinuableLearner, fitted: SearchPairs, share: float
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch row width"]]:
+    """Answers at states so far between recipient and donor, and their gradients."""
+    pairs, rows = fitted.pairs, exchanged_rows(fitted.positions, fitted.pairs)
+    between = torch.lerp(pairs.recipient[:, rows], pairs.donor[:, rows], share)[None]
+    with torch.enable_grad():
+        between = between.requires_grad_()
+        answers = answers_of_edited(model, pairs, fitted.positions, between)[0]
+        (slopes,) = torch.autograd.grad(answers.sum(), between)
+    return answers.detach(), slopes[0]
+
+
+def _searches_at_once(model: ContinuableLearner, batch: SearchPairs) -> int:
+    """How many searches' gradients fit into the memory that is for them."""
+    layers = max(1, len(model.blocks) - batch.pairs.layer)
+    tokens = 1 if batch.positions == "query" else batch.pairs.recipient.shape[1]
+    size = len(batch) * tokens * batch.pairs.recipient.shape[2] * layers
+    return max(1, NUMBERS_AT_ONCE // size)
 
 
 def refine(
@@ -186,10 +203,7 @@ def _linearised(
     """Errors in units of their scale, and their derivatives along the bases' tangents; of as many
     searches at once as the memory is for.
     """
-    layers = max(1, len(model.blocks) - batch.pairs.layer)
-    tokens = 1 if batch.positions == "query" else batch.pairs.recipient.shape[1]
-    size = len(batch) * tokens * batch.pairs.recipient.shape[2] * layers
-    parts = bases.split(max(1, NUMBERS_AT_ONCE // size))
+    parts = bases.split(_searches_at_once(model, batch))
     answers, jacobians = zip(*(_derivatives(model, batch, part) for part in parts), strict=True)
     scale = batch.scale.sqrt()[:, None]
     errors = (torch.cat(answers) - batch.wanted) / scale
