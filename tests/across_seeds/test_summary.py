@@ -103,3 +103,25 @@ def test_of_what_is_kept_as_means_the_interval_is_students_over_the_seeds():
 )
 def test_few_seeds_are_said(number, says):
     assert says in describe_seeds(number)
+
+
+def test_variables_are_counted_where_all_learners_read_the_place():
+    """Found in two seeds of four; one learner does not read layer 2."""
+    learners = {}
+    for seed in range(4):
+        verdicts = pd.DataFrame(
+            {
+                "layer": [1, 2],
+                "positions": "query",
+                "model": "weights",
+                "verdict": ["found" if seed < 2 else "not found", "not read"],
+                "share": [0.9 - 0.2 * seed, np.nan if seed == 3 else 0.0],
+            }
+        )
+        tables = {"08_reporting/alignment_verdicts": lambda own=verdicts: own}
+        learners[seed] = read_measures(tables, {})
+    means = summarize_seeds(learners, BOOTSTRAP, 0)[0].set_index(["measure", "position"])
+    assert set(means.index.get_level_values("position")) == {1}
+    assert set(means["series"]) == {"weights, query"}
+    assert means.loc[("variable found", 1), "mean"] == pytest.approx(0.5)
+    assert means.loc[("share of the counterfactual", 1), "mean"] == pytest.approx(0.6)

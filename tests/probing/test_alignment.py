@@ -11,6 +11,7 @@ from incontext_linear.config import BootstrapConfig, ModelConfig, TaskConfig
 from incontext_linear.learner import Transformer
 from incontext_linear.learner.base import predict_from, residual_streams
 from incontext_linear.parameters import Parameters
+from incontext_linear.pipelines.alignment.nodes import calibrate_search
 from incontext_linear.probing.alignment import align
 from incontext_linear.probing.alignment_calibration import (
     build_network,
@@ -297,3 +298,9 @@ def test_parameters_have_the_branch():
     assert Parameters.model_fields["alignment"].annotation is AlignmentConfig
     with pytest.raises(ValueError, match="6 examples leave no query; allowed: 1 to 5"):
         AlignmentConfig(examples_seen=6).examples_for(2, 6)
+
+
+def test_without_networks_there_is_no_calibration():
+    table, summary = calibrate_search(AlignmentConfig(calibration=()))
+    assert len(table) == len(summary) == 0
+    assert calibration_summary(table)["held_found"].sum() == 0

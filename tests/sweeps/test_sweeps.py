@@ -151,6 +151,7 @@ def test_a_fingerprint_covers_what_the_named_pipelines_read():
     assert set(branches_read("some", ("behavioral_comparison",))) == set(DECISIVE)
     read = branches_read("some", ("behavioral_comparison", "probing"))
     assert set(read) == {*DECISIVE, "probing"}
+    assert "alignment" in branches_read("some", ("alignment",))
     plain, other = (
         cross("some", SweepConfig(parameters=changes), read_parameters, read)[0].fingerprint
         for changes in ({}, {"probing": {"fit": {"num_steps": 3}}})

@@ -66,6 +66,8 @@ def read_measures(tables: Readers, tensors: Readers) -> list[Values]:
             table = tables[place]()
             if value in table:
                 found.append(_summary(measure, table, names, value))
+    if "08_reporting/alignment_verdicts" in tables:
+        found += _variables(tables["08_reporting/alignment_verdicts"]())
     if "08_reporting/identification_evidence" in tables:
         found.append(_verdict(tables["08_reporting/identification_evidence"]()))
     return found
@@ -135,6 +137,19 @@ def _verdict(evidence: pd.DataFrame) -> Values:
     own = evidence[evidence["source"] == "learner"] if "source" in evidence else evidence
     index = pd.DataFrame({"series": own["candidate"].astype(str), "position": 0})
     return Values("survives", index, own["survives"].to_numpy(dtype=float)[None])
+
+
+def _variables(verdicts: pd.DataFrame) -> list[Values]:
+    """The share of each causal model's counterfactual, and 1 where its variable was found, at the
+    places that are read.
+    """
+    searched = verdicts[verdicts["share"].notna()]
+    searched = searched.assign(found=(searched["verdict"] == "found").astype(float))
+    names = ("model", "positions")
+    return [
+        _summary("share of the counterfactual", searched, names, "share"),
+        _summary("variable found", searched, names, "found"),
+    ]
 
 
 def _series(table: pd.DataFrame, names: tuple[str, ...]) -> pd.Series:

@@ -12,10 +12,12 @@ from functools import partial
 from kedro.pipeline import Node, Pipeline
 from kedro.pipeline.preview_contract import TextPreview
 
-ON_REQUEST = ("phase_diagram", "across_seeds", "task_diversity", "training_dynamics", "alignment")
+OF_SEVERAL = ("phase_diagram", "across_seeds", "task_diversity", "training_dynamics")
 """Pipelines that read what other commands make, and that no single run can make (a finished
-sweep), that train several learners, or that take minutes.
+sweep), or that train several learners.
 """
+ON_REQUEST = (*OF_SEVERAL, "alignment")
+"""Those that are no part of the default run; the last takes minutes."""
 
 
 def box(name: str, nodes: Iterable[Node | Pipeline]) -> Pipeline:

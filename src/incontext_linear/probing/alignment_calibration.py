@@ -252,6 +252,7 @@ def calibrate(name: str, config: AlignmentConfig, seed: int) -> pd.DataFrame:
     """
     model, _, task, algorithm = build_network(name, seed)
     changes = {"algorithm": algorithm, "examples_seen": None, "ranks": None, "layers": None}
+    changes["positions"] = config.calibration_positions
     changes["num_train_pairs"] = min(config.num_train_pairs, MOST_PAIRS)
     changes["num_test_pairs"] = min(config.num_test_pairs, MOST_PAIRS // 2)
     changes["search"] = config.search.model_copy(
@@ -289,4 +290,5 @@ def calibration_summary(table: pd.DataFrame) -> pd.DataFrame:
         held = part[(part["truth"] == "held") & part["found"]]
         row["right_rank"] = int((held["rank"] == held["rows_rank"]).sum())
         rows.append(row)
-    return pd.DataFrame(rows)
+    columns = ["network", "seed", *(truth + end for truth in TRUTHS for end in ("", "_found"))]
+    return pd.DataFrame(rows, columns=[*columns, "right_rank"])

@@ -167,9 +167,11 @@ class AlignmentConfig(Config):
     paths: PathsConfig = PathsConfig()
     readings: ReadingsConfig = ReadingsConfig()
     calibration: tuple[Network, ...] = NETWORKS
-    """Constructed networks on which the search is tried."""
-    calibration_seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (1,)
-    """Of their numbers, prompts and searches; the rule's thresholds were fixed on seed 0."""
+    """Constructed networks on which the search is tried; none: no calibration."""
+    calibration_seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (5,)
+    """Of their numbers, prompts and searches; the rule was made on seeds 0 to 2."""
+    calibration_positions: Positions = ("query", "y_tokens")
+    """Where variables are searched for in them: the tokens that such networks compute at."""
     bootstrap: BootstrapConfig = BootstrapConfig()
 
     def ranks_for(self, dim: int, width: int) -> tuple[int, ...]:

@@ -34,6 +34,10 @@ from incontext_linear.probing.exchange import (
 
 START_PAIRS = 1024
 """Pairs that the closed form is fitted on, at most: a matrix of this size is factorised."""
+COMPARED_PAIRS = 64
+"""Pairs that choose among the nine starts in closed form, at most. The search's end and its start
+are compared on all validation pairs.
+"""
 START_PENALTIES = (1e-6, 1e-3, 1e-1)
 """Ridge penalties of the closed form, in units of the features' mean square; the best start on
 validation pairs is taken."""
@@ -100,10 +104,10 @@ def learn_bases(
         Orthonormal columns (C, H, r) by rank.
     """
     closed = closed_form(model, fitted[:START_PAIRS])
-    found = {}
+    few, found = chosen[:COMPARED_PAIRS], {}
     for rank in ranks:
         size = min(rank, fitted.span.shape[1])
-        starts = [_best(model, chosen, [matrix[:, :, :size] for matrix in closed])]
+        starts = [_best(model, few, [matrix[:, :, :size] for matrix in closed])]
         starts += [_random_start(fitted, size, rng) for _ in range(config.random_starts)]
         if size < fitted.span.shape[1]:
             # The start itself stays in the choice: a search can end worse than it began.

@@ -16,7 +16,7 @@ from kedro_mlflow.config.kedro_mlflow_config import KedroMlflowConfig
 
 from incontext_linear import pipelines as packages
 from incontext_linear.environment import ConfigurationError, read_configuration
-from incontext_linear.pipelines import ON_REQUEST
+from incontext_linear.pipelines import OF_SEVERAL
 from incontext_linear.runs.session import ProjectSession
 from incontext_linear.sweeps.config import SweepConfig, SweepError, check_sweep
 from incontext_linear.sweeps.state import SweepFolder
@@ -36,7 +36,7 @@ def branches_read(name: str, pipelines: tuple[str, ...]) -> tuple[str, ...]:
     if pipelines == ("behavioral_comparison",):  # the imports of the others take seconds
         return DECISIVE
     known = [module.name for module in pkgutil.iter_modules(packages.__path__)]
-    allowed = [module for module in known if module not in (*PIPELINES, *ON_REQUEST)]
+    allowed = [module for module in known if module not in (*PIPELINES, *OF_SEVERAL)]
     wrong = [pipeline for pipeline in pipelines if pipeline not in allowed]
     if wrong:
         raise SweepError(

@@ -70,9 +70,11 @@ def calibrate_search(alignment: AlignmentConfig) -> tuple[pd.DataFrame, pd.DataF
     many of the held variables are found.
     """
     networks = itertools.product(alignment.calibration, alignment.calibration_seeds)
-    table = pd.concat(
-        [calibrate(name, alignment, seed) for name, seed in networks], ignore_index=True
-    )
+    tables = [calibrate(name, alignment, seed) for name, seed in networks]
+    if not tables:  # a sweep's variants need none of their own
+        nothing = pd.DataFrame(columns=["network", "seed", "verdict", "truth", "rank", "rows_rank"])
+        return nothing, calibration_summary(nothing)
+    table = pd.concat(tables, ignore_index=True)
     summary = calibration_summary(table)
     for row in summary.itertuples():
         logger.info(
