@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from incontext_linear.config import ModelConfig
 from incontext_linear.construction.config import FLOAT32, FLOAT64, Constants
@@ -104,10 +105,9 @@ class ConstructedTransformer(Transformer):
         dtype: torch.dtype = torch.float64,
     ):
         config = program.model_config
-        with torch.device("meta"):  # weights are all assigned below: draw none
-            super().__init__(
-                program.dim, program.num_examples, config.model_copy(update={"num_layers": 1})
-            )
+        ends = config.model_copy(update={"num_layers": 0})
+        with _NoDraws():
+            super().__init__(program.dim, program.num_examples, ends)
         _clear(self)
         self.config, self.rows, self.layers = config, program.rows, tuple(program.layers)
         weights = _Weights(program, constants or default_constants(dtype))
@@ -117,8 +117,8 @@ class ConstructedTransformer(Transformer):
                 layer: weights.block(layer, config).to(dtype)
                 for layer in dict.fromkeys(self.layers)
             }
+        self.to(dtype)  # before the blocks, which are: it would go over each as often as it occurs
         self.blocks = nn.ModuleList(blocks[layer] for layer in self.layers)
-        self.to(dtype)
 
 
 def default_constants(dtype: torch.dtype) -> Constants:
@@ -145,7 +145,7 @@ class _Weights:
 
     def block(self, layer: Layer, config: ModelConfig) -> Block:
         """One layer's weights."""
-        with torch.device("meta"):
+        with _NoDraws():
             block = Block(config)
         _clear(block)
         self._write_norms(block, layer)
@@ -300,9 +300,20 @@ class _Weights:
         read[:, self.rows.ground.item()] = GATE
 
 
+class _NoDraws(TorchFunctionMode):
+    """Modules made in it keep uninitialised weights, all of which are assigned afterwards.
+
+    PyTorch's meta device would draw none either, but takes several times longer for networks as
+    small as these.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return None
+        return func(*args, **(kwargs or {}))
+
+
 def _clear(module: nn.Module) -> None:
-    """Give a module that was made without memory float64 zeros for weights."""
-    module.double().to_empty(device="cpu")
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.zero_()
+    """Give a module float64 zeros for weights."""
+    for parameter in module.parameters():
+        parameter.data = torch.zeros(parameter.shape, dtype=torch.float64)
