@@ -6,6 +6,8 @@ tables and tensors that take the place of the old ones only once they are writte
 import json
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -335,12 +337,33 @@ class AtomicFigureDataset(MatplotlibDataset):
 
     def save(self, data: Figure) -> None:
         """Write to a file beside the target, which then takes its place."""
-        replace_atomically(
-            Path(self._filepath),
-            lambda path: MatplotlibDataset(filepath=str(path), save_args=self._save_args).save(
-                data
-            ),
-        )
+        target = Path(self._filepath)
+        with _laid_out(data, self._save_args.get("dpi", data.dpi)):
+            replace_atomically(
+                target,
+                lambda path: MatplotlibDataset(filepath=str(path), save_args=self._save_args).save(
+                    data
+                ),
+            )
+
+
+@contextmanager
+def _laid_out(figure: Figure, dpi: int | float) -> Iterator[None]:
+    """Place what a figure shows, once: `Figure.savefig` draws it twice if it has a layout engine,
+    the first time for that alone.
+    """
+    engine, before = figure.get_layout_engine(), figure.dpi
+    if engine is None:
+        yield
+        return
+    figure.dpi = dpi
+    engine.execute(figure)
+    figure.set_layout_engine(None)
+    try:
+        yield
+    finally:
+        figure.dpi = before
+        figure.set_layout_engine(engine)
 
 
 class AtomicTextDataset(AbstractDataset[str, str]):

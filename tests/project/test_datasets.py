@@ -8,9 +8,11 @@ import torch
 from kedro.io import DatasetError
 from kedro_datasets.pandas import ParquetDataset
 from kedro_datasets_experimental.safetensors import SafetensorsDataset
+from matplotlib.figure import Figure
 
 from incontext_linear.config import ModelConfig, TaskConfig
 from incontext_linear.datasets import (
+    AtomicFigureDataset,
     AtomicParquetDataset,
     AtomicSafetensorsDataset,
     CheckpointsDataset,
@@ -96,6 +98,25 @@ def test_where_no_learner_ships_there_is_none_until_one_is_saved(tmp_path):
         assert not dataset.exists()
         with pytest.raises(DatasetError, match=r"own\.safetensors"):
             dataset.load()
+
+
+def figure_with_a_bar(layout):
+    figure = Figure(layout=layout)
+    image = figure.subplots().imshow([[0, 1], [2, 3]])
+    figure.colorbar(image, label="a label that needs room")
+    return figure
+
+
+@pytest.mark.parametrize("layout", ["constrained", None])
+def test_a_figure_is_written_as_matplotlib_writes_it_and_left_as_it_was(tmp_path, layout):
+    figure = figure_with_a_bar(layout)
+    engine = figure.get_layout_engine()
+    dataset = AtomicFigureDataset(filepath=str(tmp_path / "ours.png"), save_args={"dpi": 70})
+    dataset.save(figure)
+    assert (figure.get_layout_engine(), figure.dpi) == (engine, 100)
+    # Of a figure of its own: a second layout begins where the first one ended.
+    figure_with_a_bar(layout).savefig(tmp_path / "theirs.png", dpi=70)
+    assert (tmp_path / "ours.png").read_bytes() == (tmp_path / "theirs.png").read_bytes()
 
 
 def test_kedro_viz_shows_a_table_of_curves_as_an_interactive_chart(tmp_path):

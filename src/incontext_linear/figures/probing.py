@@ -114,7 +114,13 @@ def plot_attention(
         axes.text(0.5, 0.5, "this learner has no softmax attention to show", ha="center")
         return figure
     figure, grid = panel_grid(
-        num_layers * num_heads, num_heads, (2.6, 2.5), extra=(0.8, 0.3), run=run
+        num_layers * num_heads,
+        num_heads,
+        (2.6, 2.5),
+        extra=(0.8, 0.3),
+        run=run,
+        sharex=True,
+        sharey=True,
     )
     for index, axes in enumerate(grid):
         layer, head = divmod(index, num_heads)
