@@ -94,6 +94,29 @@ def never_ends(arguments, report):
         raise
 
 
+def silent_for_a_while(arguments, report):
+    """Begins, hangs for longer than a user would wait without a word, and ends."""
+    report({"stage": "working"})
+    time.sleep(4)
+    return {"status": "done"}
+
+
+def test_a_task_that_reports_nothing_for_long_is_told_of(monkeypatch):
+    monkeypatch.setattr(engine, "SILENCE", 1.2)
+    said, answers = [], {}
+    with local_cluster(Machine(1, 1), {}) as client:
+        task = Task("hangs", {}, {})
+        execute(
+            client, silent_for_a_while, [task], lambda *_: None, answers.__setitem__, said.append
+        )
+    assert answers == {"hangs": {"status": "done"}}
+    # Once before its only report, if the worker was slow to begin, and once after it.
+    assert 1 <= len(said) <= 2
+    assert {line.partition(",")[0] for line in said} == {
+        "hangs has reported nothing for 0.02 minutes; if it hangs"
+    }
+
+
 def second_client(owner):
     """Of the same cluster: its owner has the key."""
     return Client(owner.scheduler.address, security=owner.security)

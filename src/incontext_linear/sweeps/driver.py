@@ -129,6 +129,8 @@ def _run(
         members = groups[name]
         if "variants" not in answer and len(members) > 1:
             alone.extend(members)
+            why = answer.get("error") or answer["status"]
+            say(f"{name} and {len(members) - 1} more are run one by one, since together {why}")
             return
         for variant in members:
             end_variant(variant.name, answer.get("variants", {}).get(variant.name, answer))

@@ -14,7 +14,7 @@ import signal
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +43,9 @@ _CONNECT_TIMEOUT = 10  # seconds
 
 WORKER_TIMEOUT = 60.0
 """Seconds without a worker that can run a task after which a sweep gives up."""
+
+SILENCE = 600.0
+"""Seconds without a report of a running task after which the user is told."""
 
 Report = Callable[[dict[str, Any]], None]
 Work = Callable[[Any, Report], dict[str, Any]]
@@ -355,7 +358,14 @@ def execute(
     """
     topic, waiting, running = f"sweep-{uuid.uuid4().hex}", list(reversed(tasks)), {}
     idle = _Idleness(client, tasks[0].resources if tasks else {}, say, worker_timeout)
-    client.subscribe_topic(topic, lambda event: on_event(event[1]["task"], event[1]["report"]))
+    silence = _Silence(say)
+
+    def take(event: tuple[float, dict[str, Any]]) -> None:
+        told = event[1]
+        silence.heard(told["task"])
+        on_event(told["task"], told["report"])
+
+    client.subscribe_topic(topic, take)
     try:
         while waiting or running:
             # One task a worker, of those that can run it: Dask would let others wait on a worker
@@ -372,7 +382,9 @@ def execute(
                     resources=task.resources,
                 )
                 running[future] = task.name
+                silence.heard(task.name)
             idle.check()
+            silence.check(running.values())
             with contextlib.suppress(TimeoutError):
                 wait(list(running), timeout=1, return_when="FIRST_COMPLETED")
             for future in [future for future in running if future.done()]:
@@ -385,6 +397,29 @@ def execute(
                 _kill_workers(client.cluster)
             # Tasks on workers that are not ours to kill notice at their next report, and stop.
             client.cancel(list(running), force=True)
+
+
+class _Silence:
+    """Says, once, that a running task has reported nothing for long: it may hang, and Dask, whose
+    worker still answers, would wait for it without a word.
+    """
+
+    def __init__(self, say: Callable[[str], None]):
+        self._say, self._heard = say, dict[str, float]()
+
+    def heard(self, name: str) -> None:
+        """A task has begun, or reported."""
+        self._heard[name] = time.monotonic()
+
+    def check(self, running: Iterable[str]) -> None:
+        """Tell of those that are silent."""
+        for name in running:
+            if time.monotonic() - self._heard[name] > SILENCE:
+                self._heard[name] = math.inf  # once, unless it reports again
+                self._say(
+                    f"{name} has reported nothing for {SILENCE / 60:g} minutes; if it hangs, "
+                    "Ctrl-C, and the same command goes on with what is left"
+                )
 
 
 class _Idleness:
