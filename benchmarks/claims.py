@@ -8,7 +8,7 @@
     python -m benchmarks.claims two-layers    # trains two-layer learners
     python -m benchmarks.claims overlap       # how much of w an MLP finds in (Xᵀy, XᵀX), no learner
     python -m benchmarks.claims edits         # from the tables in docs/results: edit and power
-    python -m benchmarks.claims appearance    # from the tables: first layer at absolute thresholds
+    python -m benchmarks.claims appearance    # from the tables: first layer at equal thresholds
 
 Each prints a Markdown table, has a fixed seed, and takes a minute or less on one CPU core, except
 `one-layer` and `two-layers` (minutes). Squared differences are shares of Var(y) unless said.
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from incontext_linear.config import ModelConfig, TaskConfig
 from incontext_linear.learner.saved import load_learner
+from incontext_linear.probing.config import ProbingConfig
 from incontext_linear.probing.fitting import Split
 from incontext_linear.probing.layerwise import read_predictions
 from incontext_linear.tasks import draw_prompts, generator
@@ -505,21 +506,17 @@ def edits(target: str = "moment") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def appearance(k: int = 16) -> pd.DataFrame:
-    """First layer at which a target's selectivity reaches an absolute threshold, MLP of 16."""
-    table = pd.read_csv(RESULTS / "paper_selectivity.csv")
-    table = table.query("kind == 'mlp' and hidden_units == 16 and examples_seen == @k")
-    by_layer = table.pivot(index="layer", columns="target", values="selectivity")
-    thresholds = (0.15, 0.20, 0.25, 0.30, 0.35)
-    return pd.DataFrame(
-        {
-            "threshold": thresholds,
-            **{
-                target: [by_layer.index[by_layer[target] >= least].min() for least in thresholds]
-                for target in ("moment", "least_squares", "ridge")
-            },
-        }
-    )
+def appearance() -> pd.DataFrame:
+    """First layer at which a target's selectivity reaches a threshold, at d = 8 and d = 4."""
+    tables = []
+    for dim, name in ((8, "paper"), (4, "paper_d4")):
+        table = pd.read_csv(RESULTS / f"{name}_selectivity.csv")
+        for threshold in ProbingConfig().appearance:
+            reached = table[table["selectivity"] >= threshold]
+            layers = reached.groupby(["kind", "hidden_units", "examples_seen", "target"])["layer"]
+            wide = layers.min().unstack().reindex(columns=["moment", "least_squares", "ridge"])
+            tables.append(wide.reset_index().assign(d=dim, threshold=threshold))
+    return pd.concat(tables, ignore_index=True)
 
 
 CLAIMS: dict[str, Callable[[], pd.DataFrame]] = {

@@ -52,7 +52,7 @@ def test_controls_stand_dashed_beside_errors_and_the_best_layers_attention(probe
 
 
 def test_selectivity_marks_the_layer_at_which_a_target_appears_and_no_other(probes):
-    appearances = probes[probes["layer"] == 1].astype({"layer": float}).copy()
+    appearances = probes[probes["layer"] == 1].astype({"layer": float}).assign(threshold=0.2)
     appearances.loc[appearances["target"] == "least_squares", "layer"] = float("nan")
     figure = figures_probing.plot_selectivity(probes, appearances, *RUN)
     marks = [line for line in figure.axes[0].lines if line.get_marker() == "^"]

@@ -20,7 +20,8 @@ CONFIG = ProbingConfig(bootstrap=BootstrapConfig(num_resamples=200))
 LEARNER = {"moment": [1.0, 0.4, 0.1, 0.1], "least_squares": [1.0, 0.9, 0.8, 0.1]}
 
 
-def errors(source, levels, noise=0.02, num_seeds=2, num_prompts=40):
+def errors(source, levels, noise=0.02, num_seeds=2, num_prompts=40, better=0.0):
+    """Errors about a level; on the validation prompts they are smaller by ``better``."""
     rng = np.random.default_rng(0)
     rows = [
         (source, target, "linear", 0, 5, layer, seed, prompt, level + noise * rng.standard_normal())
@@ -30,7 +31,10 @@ def errors(source, levels, noise=0.02, num_seeds=2, num_prompts=40):
         for prompt in range(num_prompts)
     ]
     names = [*PROBE_KEYS, "seed", "prompt", "squared_error"]
-    return pd.DataFrame(rows, columns=names)
+    table = pd.DataFrame(rows, columns=names)
+    keys = [*PROBE_KEYS, "seed"]
+    means = table.groupby(keys)["squared_error"].transform("mean")
+    return table.assign(validation_error=means - better)
 
 
 CONTROLS = pd.concat(
@@ -57,30 +61,46 @@ def test_selectivity_is_the_improvement_over_the_best_control():
     assert set(table["best_control"]) == {"strong"}
 
 
-def test_a_target_appears_where_selectivity_first_reaches_half_of_its_largest():
-    _, appearances, order = selectivity_tables(errors("learner", LEARNER), CONTROLS, CONFIG, seed=0)
-    layers = appearances.set_index("target")[["layer", "low", "high"]]
-    assert layers.loc["moment"].tolist() == [1, 1, 1]
-    assert layers.loc["least_squares"].tolist() == [3, 3, 3]
-    row = order.iloc[0]
-    assert (row["earlier"], row["later"], row["difference"], row["low"]) == (
-        "moment",
-        "least_squares",
-        2,
-        2,
-    )
-    assert row["share_before"] == 1
-    assert len(order) == 1
+def test_the_best_control_is_chosen_on_validation_prompts():
+    """One control is worse on the test prompts, by 0.1, and better where the choice is made."""
+    level = {name: [1.0] * 4 for name in LEARNER}
+    chosen = errors("chosen", {name: [1.1] * 4 for name in LEARNER}, better=0.3)
+    controls = pd.concat([errors("luckier", level), chosen])
+    table, _, _ = selectivity_tables(errors("learner", level), controls, CONFIG, seed=0)
+    assert set(table["best_control"]) == {"chosen"}
+    assert table["selectivity"].tolist() == pytest.approx([0.1] * 8, abs=1e-6)
 
 
-def test_a_target_no_better_than_its_controls_appears_nowhere():
-    levels = {"moment": [1.0, 1.0, 0.9, 0.9], "least_squares": LEARNER["least_squares"]}
-    _, appearances, order = selectivity_tables(errors("learner", levels), CONTROLS, CONFIG, seed=0)
-    assert appearances.set_index("target")["layer"].isna().to_dict() == {
-        "moment": True,
-        "least_squares": False,
-    }
-    assert np.isnan(order.iloc[0]["difference"])
+def test_targets_appear_at_one_threshold_for_all():
+    """Selectivities 0, 0.6, 0.8, 0.8 and 0, 0.1, 0.1, 0.8: both reach 0.05 at layer 1, and half of
+    their own maximum at different layers.
+    """
+    config = CONFIG.model_copy(update={"appearance": (0.05, 0.3, 0.9)})
+    _, appearances, order = selectivity_tables(errors("learner", LEARNER), CONTROLS, config, seed=0)
+    layers = appearances.set_index(["target", "threshold"])[["layer", "low", "high"]]
+    assert layers.loc[("moment", 0.05)].tolist() == [1, 1, 1]
+    assert layers.loc[("least_squares", 0.05)].tolist() == [1, 1, 1]
+    assert layers.loc[("least_squares", 0.3)].tolist() == [3, 3, 3]
+    assert layers.loc[("moment", 0.9)].isna().all()
+    found = order.set_index("threshold")
+    assert (found["earlier"] == "moment").all()
+    assert (found["later"] == "least_squares").all()
+    numbers = ["difference", "low", "high", "share_before"]
+    assert found.loc[0.05, numbers].tolist() == [0, 0, 0, 0]
+    assert found.loc[0.3, numbers].tolist() == [2, 2, 2, 1]
+    assert found.loc[0.9, numbers].isna().all()
+
+
+def test_a_resample_below_the_threshold_counts_as_behind_all_layers():
+    """The last layer alone reaches 0.79, with 0.8, and not in all resamples."""
+    config = CONFIG.model_copy(update={"appearance": (0.79,)})
+    own = {"moment": [1.0, 1.0, 0.9, 0.1]}
+    controls = errors("control", {"moment": [1.0, 1.0, 1.0, 0.9]})
+    wide = errors("learner", own, noise=0.3)
+    wide["squared_error"] += 0.1 - wide.query("layer == 3")["squared_error"].mean()
+    _, appearances, _ = selectivity_tables(wide, controls, config, seed=0)
+    row = appearances.iloc[0]
+    assert (row["layer"], row["low"], row["high"]) == (3, 3, np.inf)
 
 
 def test_overlap_is_what_one_target_gives_away_of_another():

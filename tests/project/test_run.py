@@ -133,7 +133,7 @@ def test_probes_cover_every_layer_target_read_out_and_context_length(finished):
         ["control_learner", "random_targets", "untrained_learner"], num_probes
     )
     assert len(report(finished, "selectivity")) == num_probes
-    assert len(report(finished, "target_appearances")) == 4 * 3 * 2
+    assert len(report(finished, "target_appearances")) == 4 * 3 * 2 * 3
     assert len(report(finished, "target_overlap")) == 4 * 3 * 2
 
 

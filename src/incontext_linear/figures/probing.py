@@ -222,25 +222,29 @@ def plot_selectivity(
     model: LearnerConfig,
     seed: int,
 ) -> Figure:
-    """Selectivity against layer: a panel a read-out and context length; triangles where targets
-    appear.
+    """Selectivity against layer: a panel a read-out and context length; dotted: the thresholds at
+    which targets appear, triangles where they do at the one in the middle.
     """
     names = [*READOUT, "examples_seen"]
     panels = list(selectivity.groupby(names, sort=False))
     run = describe_measured(task, model, seed)
     figure, grid = panel_grid(len(panels), 3, (4.6, 4.0), run=run, sharey=True)
     looks = styles(selectivity["target"])
+    thresholds = sorted(appearances["threshold"].unique())
+    middle = appearances[appearances["threshold"] == thresholds[len(thresholds) // 2]]
     for axes, (keys, rows) in zip(grid, panels, strict=True):
-        found = appearances.loc[
-            (appearances[names] == pd.Series(keys, names)).all(axis=1)
-        ].set_index("target")
+        found = middle.loc[(middle[names] == pd.Series(keys, names)).all(axis=1)].set_index(
+            "target"
+        )
         for target, curve in rows.groupby("target", sort=False):
             look, measure = looks[target], ("selectivity", "low", "high")
             draw_curve(axes, curve, "layer", look, target_name(target), measure)
             layer = found["layer"][target]
             height = curve.loc[curve["layer"] == layer, "selectivity"]
             axes.plot([layer] * len(height), height, marker="^", markersize=9, color=look["color"])
-        axes.axhline(0, color=MUTED, linewidth=0.9, linestyle=":")
+        axes.axhline(0, color=MUTED, linewidth=0.9)
+        for threshold in thresholds:
+            axes.axhline(threshold, color=MUTED, linewidth=0.7, linestyle=":")
         layer_axis(axes)
         title = f"{readout_name(*keys[:2])}, k = {keys[2]}"
         prepare_axes(axes, title, LAYER, "selectivity (share of variance)")

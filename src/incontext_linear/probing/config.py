@@ -149,6 +149,12 @@ class ProbingConfig(Config):
     targets: Targets = ("moment", "least_squares")
     ridge_penalty: ModerateFloat = 1.0
     """λ of the target ``ridge``."""
+    appearance: Annotated[tuple[OpenFraction, ...], Field(min_length=1), Distinct] = (
+        0.1,
+        0.2,
+        0.3,
+    )
+    """Selectivities, shares of a target's variance, at which it appears; the same for all."""
     context_lengths: Annotated[tuple[PositiveInt | None, ...], Field(min_length=1), Distinct] = (
         None,
     )

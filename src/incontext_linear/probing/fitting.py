@@ -81,6 +81,8 @@ class ProbeFit:
     """Squared error per test prompt, as a share of the target's variance: 0 perfect, 1 the
     mean's.
     """
+    validation_error: Float[Tensor, "seed layer readout column"]
+    """The same on the validation prompts, their mean: what may choose among probes."""
     attention: Float[Tensor, "seed layer readout column token"]
     linear: dict[tuple[str, int, int], LinearReadout]
     """The first refit's linear probes, by (target, examples seen, layer)."""
@@ -94,6 +96,7 @@ class ProbeFit:
                 self,
                 layers=self.layers[part],
                 squared_error=self.squared_error[:, part],
+                validation_error=self.validation_error[:, part],
                 attention=self.attention[:, part],
                 linear={},
             )
@@ -102,8 +105,12 @@ class ProbeFit:
         return first, second
 
     def error_table(self, source: str) -> pd.DataFrame:
-        """One row a probe, seed and test prompt."""
-        return self._table(source, self.squared_error, "prompt", "squared_error")
+        """One row a probe, seed and test prompt, with the probe's mean error on the validation
+        prompts.
+        """
+        table = self._table(source, self.squared_error, "prompt", "squared_error")
+        repeated = self.validation_error.unsqueeze(-1).expand_as(self.squared_error)
+        return table.assign(validation_error=repeated.flatten().float().cpu().numpy())
 
     def attention_table(self, source: str) -> pd.DataFrame:
         """One row a probe and token, the mean over seeds; invisible tokens have no attention."""
@@ -184,13 +191,12 @@ def fit_probes(
         ]
         for index in range(config.num_seeds)
     ]
-    errors = torch.stack([torch.cat([errors for errors, _, _ in refit]) for refit in fits])
-    attention = torch.stack([torch.cat([seen for _, seen, _ in refit]) for refit in fits])
-    linear = {key: readout for _, _, linear in fits[0] for key, readout in linear.items()}
-    units = [None, *config.hidden_units]
-    return ProbeFit(
-        list(layers), [column[:2] for column in columns], units, errors, attention, linear
+    errors, validation, attention = (
+        torch.stack([torch.cat([part[at] for part in refit]) for refit in fits]) for at in range(3)
     )
+    linear = {key: readout for part in fits[0] for key, readout in part.linear.items()}
+    names, units = [column[:2] for column in columns], [None, *config.hidden_units]
+    return ProbeFit(list(layers), names, units, errors, validation, attention, linear)
 
 
 def _layer_groups(hidden: Tensor) -> list[slice]:
@@ -198,6 +204,17 @@ def _layer_groups(hidden: Tensor) -> list[slice]:
     size = hidden[0].numel() * hidden.element_size()
     count = max(1, STATES_AT_ONCE // size)
     return [slice(start, start + count) for start in range(0, len(hidden), count)]
+
+
+class _Refit(NamedTuple):
+    """Errors on the test prompts and, as means, on the validation prompts; attention; linear
+    read-outs.
+    """
+
+    squared_error: Tensor
+    validation_error: Tensor
+    attention: Tensor
+    linear: dict[tuple[str, int, int], LinearReadout]
 
 
 def _refit(
@@ -208,8 +225,8 @@ def _refit(
     config: FitConfig,
     seed: int,
     index: int,
-) -> tuple[Tensor, Tensor, dict[tuple[str, int, int], LinearReadout]]:
-    """The test prompts' errors, the attention and the linear read-outs of one refit.
+) -> _Refit:
+    """One refit.
 
     A function of its own, so that its copy of the states is gone before the next refit makes
     another.
@@ -223,13 +240,14 @@ def _refit(
     order = torch.cat(split).to(hidden.device)
     states, center, scale = _standardize_states(hidden[:, :, order], len(split.train))
     targets = _standardize_targets(columns, order, len(split.train), max(sizes))
-    _fit(probes, states, targets, split, config, generator(seed, "probe batches", index))
+    rng = generator(seed, "probe batches", index)
+    validation = _fit(probes, states, targets, split, config, rng)
     with torch.no_grad():
         errors = _squared_errors(probes, states, targets, slice(len(order) - len(split.test), None))
         attention = probes.attention.clone()
     r_squared = 1 - errors[:, 0].mean(-1)
     linear = _linear_readouts(probes, layers, columns, center, scale, targets, r_squared)
-    return errors, attention, dict(linear)
+    return _Refit(errors, validation, attention, dict(linear))
 
 
 def _standardize_states(hidden: Tensor, num_train: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -278,7 +296,8 @@ def _fit(
     split: Split,
     config: FitConfig,
     rng: torch.Generator,
-) -> None:
+) -> Float[Tensor, "layer readout column"]:
+    """Train the probes; their validation errors."""
     parameters = list(probes.parameters())
     optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.num_steps)
@@ -303,6 +322,7 @@ def _fit(
     with torch.no_grad():
         for parameter, kept in zip(parameters, best, strict=True):
             parameter.copy_(kept)
+    return best_error
 
 
 def _windows(num_train: int, config: FitConfig, rng: torch.Generator) -> Iterator[slice]:

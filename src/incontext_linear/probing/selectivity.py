@@ -5,9 +5,11 @@ A low probe error alone says little: a large probe finds much in any hidden stat
 therefore held against controls, and what counts is the error that the controls leave and the
 learner does not:
 
-    selectivity(layer, target) = min over controls of error(control) − error(learner),
+    selectivity(layer, target) = error(best control) − error(learner),
 
-a share of the target's variance. Layer, read-out and test prompts are the same on both sides.
+a share of the target's variance. Layer, read-out and test prompts are the same on both sides; which
+control is the best is said by the validation prompts, so that its error is not the smallest of
+several noisy ones.
 """
 
 import numpy as np
@@ -57,45 +59,44 @@ def selectivity_tables(
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Selectivity of every layer, target, read-out and k; where each target appears; in what order.
 
-    The best control is chosen anew in every resample, so its choice is part of the interval. A
-    target appears at the first layer whose selectivity is at least half of its largest over the
-    layers. It is taken not to appear (NaN) where the interval of that largest selectivity reaches
-    0. Intervals are percentiles over the same resamples of prompts and seeds for all targets, so
-    differences of layers are paired.
+    A target appears at the first layer whose selectivity is at least a threshold, the same for all
+    targets: measured by its own largest selectivity, one of two targets that are read equally well
+    would appear before the other. Intervals are percentiles over the same resamples of prompts and
+    seeds for all targets, so that differences of layers are paired; a resample in which a target
+    does not reach the threshold counts as a layer behind all others (infinity).
 
     Args:
         errors: the learner's, as `ProbeFit.error_table` gives them.
         control_errors: the controls', of the same probes.
-        config: confidence and number of resamples (``bootstrap``).
+        config: confidence and number of resamples (``bootstrap``), thresholds (``appearance``).
         seed: of the bootstrap.
 
     Returns:
         Selectivities: ``layer`` and the group's columns, ``best_control``, ``selectivity``,
-        ``low``, ``high``. Appearances: the group's columns, ``layer``, ``low``, ``high``,
-        ``largest_selectivity``. And for each pair of targets the ``difference`` of their layers
-        (``later`` minus ``earlier``), ``low``, ``high`` and ``share_before``, the share of
-        resamples in which ``earlier`` is strictly before.
+        ``low``, ``high``. Appearances: the group's columns, ``threshold``, ``layer`` (NaN: it
+        appears nowhere), ``low``, ``high``. And for each threshold and pair of targets the
+        ``difference`` of their layers (``later`` minus ``earlier``), ``low``, ``high`` and
+        ``share_before``, the share of resamples in which ``earlier`` is strictly before.
     """
     confidence = config.bootstrap.confidence
     index, point, resamples, best = _selectivity(errors, control_errors, config, seed)
     low, high = interval(resamples, confidence)
     selectivity = index.assign(best_control=best, selectivity=point, low=low, high=high)
-    found, layers = [], {}
-    for group, rows in index.groupby(GROUP, sort=False):
-        order = rows.sort_values("layer")
-        numbers, columns = order["layer"].to_numpy(), order.index.to_numpy()
-        largest = columns[point[columns].argmax()]
-        layers[group] = _first_half(
-            np.vstack((point[columns], resamples[:, columns])), numbers, low[largest] > 0
-        )
-        bounds = [
-            bound.item() for bound in interval(layers[group][1:, None], confidence, discrete=True)
-        ]
-        row = [*group, layers[group][0], *bounds, point[largest]]
-        found.append(
-            dict(zip([*GROUP, "layer", "low", "high", "largest_selectivity"], row, strict=True))
-        )
-    return selectivity, pd.DataFrame(found), _order_table(layers, confidence)
+    found, orders = [], []
+    for threshold in config.appearance:
+        layers = {}
+        for group, rows in index.groupby(GROUP, sort=False):
+            columns = rows.sort_values("layer").index.to_numpy()
+            values = np.vstack((point[columns], resamples[:, columns]))
+            numbers = index["layer"].to_numpy()[columns]
+            layers[group] = _first_reaching(values, numbers, threshold)
+            limits = interval(layers[group][1:, None], confidence, discrete=True)
+            first = layers[group][0]
+            bounds = [limit.item() if np.isfinite(first) else np.nan for limit in limits]
+            row = [*group, threshold, first if np.isfinite(first) else np.nan, *bounds]
+            found.append(dict(zip([*GROUP, "threshold", "layer", "low", "high"], row, strict=True)))
+        orders.append(_order_table(layers, confidence).assign(threshold=threshold))
+    return selectivity, pd.DataFrame(found), pd.concat(orders, ignore_index=True)
 
 
 def overlap_table(selection: Selection, config: ProbingConfig, seed: int) -> pd.DataFrame:
@@ -142,14 +143,12 @@ def _regression_errors(
     return missed / values[train].square().sum(-1).mean()
 
 
-def _first_half(
-    selectivity: Float[np.ndarray, "resample layer"], numbers: np.ndarray, present: np.bool_ | bool
+def _first_reaching(
+    selectivity: Float[np.ndarray, "resample layer"], numbers: np.ndarray, threshold: float
 ) -> Float[np.ndarray, " resample"]:
-    """The first layer that reaches half of the maximum, in every resample."""
-    if not present:
-        return np.full(len(selectivity), np.nan)
-    reached = selectivity >= selectivity.max(1, keepdims=True) / 2
-    return numbers[reached.argmax(1)].astype(float)
+    """The first layer that reaches the threshold, in every resample; infinity: none does."""
+    reached = selectivity >= threshold
+    return np.where(reached.any(1), numbers[reached.argmax(1)].astype(float), np.inf)
 
 
 def _order_table(
@@ -160,12 +159,14 @@ def _order_table(
         for later, second in layers.items():
             if earlier[1:] != later[1:] or list(layers).index(earlier) >= list(layers).index(later):
                 continue
-            difference = second - first
-            low, high = (
-                b.item() for b in interval(difference[1:, None], confidence, discrete=True)
-            )
-            before = np.nan if np.isnan(difference[0]) else float((difference[1:] > 0).mean())
-            rows.append([earlier[0], later[0], *earlier[1:], difference[0], low, high, before])
+            row = [np.nan] * 4  # no order of what appears nowhere
+            if np.isfinite(first[0]) and np.isfinite(second[0]):
+                with np.errstate(invalid="ignore"):  # neither reaches the threshold: no order
+                    resampled = np.nan_to_num(second[1:] - first[1:], nan=0.0)
+                limits = interval(resampled[:, None], confidence, discrete=True)
+                bounds = [limit.item() for limit in limits]
+                row = [second[0] - first[0], *bounds, float((resampled > 0).mean())]
+            rows.append([earlier[0], later[0], *earlier[1:], *row])
     names = ["earlier", "later", *GROUP[1:], "difference", "low", "high", "share_before"]
     return pd.DataFrame(rows, columns=names)
 
@@ -176,18 +177,25 @@ def _selectivity(
     """Keys, selectivity and its resamples, and best control of each column."""
     index, learner = _arrays(errors)
     own, values = _arrays(control_errors)
-    by_source = []
-    names = list(dict.fromkeys(own["source"]))
+    names, by_source, chooses = list(dict.fromkeys(own["source"])), [], []
     for name in names:
         rows = own[own["source"] == name].reset_index().set_index([*GROUP, "layer"])["index"]
-        by_source.append(values[..., rows.loc[pd.MultiIndex.from_frame(index[[*GROUP, "layer"]])]])
-    means = np.stack([control.mean((0, 1)) for control in by_source])
+        rows = rows.loc[pd.MultiIndex.from_frame(index[[*GROUP, "layer"]])].to_numpy()
+        by_source.append(values[..., rows])
+        chooses.append(_validation_means(control_errors, own)[rows])
+    best = np.argmin(chooses, axis=0)
+    control = np.take_along_axis(np.stack(by_source), best[None, None, None], 0)[0]
+    # Learner and control are of the same prompts, so that their difference is resampled.
     num_resamples = config.bootstrap.num_resamples
-    resampled = [crossed_means(control, num_resamples, seed) for control in by_source]
-    baseline = crossed_means(learner, num_resamples, seed)
-    point = means.min(0) - learner.mean((0, 1))
-    best = np.array(names)[means.argmin(0)]
-    return index.drop(columns="source"), point, np.min(resampled, axis=0) - baseline, best
+    resampled = crossed_means(control - learner, num_resamples, seed)
+    point = (control - learner).mean((0, 1))
+    return index.drop(columns="source"), point, resampled, np.array(names)[best]
+
+
+def _validation_means(errors: pd.DataFrame, keys: pd.DataFrame) -> Float[np.ndarray, " probe"]:
+    """Each probe's error on the validation prompts, the mean over refits."""
+    means = errors.groupby(PROBE_KEYS, observed=True)["validation_error"].mean()
+    return means.loc[pd.MultiIndex.from_frame(keys[PROBE_KEYS])].to_numpy()
 
 
 def _arrays(errors: pd.DataFrame) -> tuple[pd.DataFrame, Float[np.ndarray, "seed prompt column"]]:
