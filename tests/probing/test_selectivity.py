@@ -77,18 +77,21 @@ def test_targets_appear_at_one_threshold_for_all():
     """
     config = CONFIG.model_copy(update={"appearance": (0.05, 0.3, 0.9)})
     _, appearances, order = selectivity_tables(errors("learner", LEARNER), CONTROLS, config, seed=0)
-    layers = appearances.set_index(["target", "threshold"])[["layer", "low", "high"]]
-    assert layers.loc[("moment", 0.05)].tolist() == [1, 1, 1]
-    assert layers.loc[("least_squares", 0.05)].tolist() == [1, 1, 1]
-    assert layers.loc[("least_squares", 0.3)].tolist() == [3, 3, 3]
-    assert layers.loc[("moment", 0.9)].isna().all()
-    found = order.set_index("threshold")
-    assert (found["earlier"] == "moment").all()
-    assert (found["later"] == "least_squares").all()
+    appeared = {
+        (row.target, row.threshold): [row.layer, row.low, row.high]
+        for row in appearances.itertuples()
+    }
+    assert appeared["moment", 0.05] == [1, 1, 1]
+    assert appeared["least_squares", 0.05] == [1, 1, 1]
+    assert appeared["least_squares", 0.3] == [3, 3, 3]
+    assert appearances.query("threshold == 0.9")["layer"].isna().all()
+    assert set(order["earlier"]) == {"moment"}
+    assert set(order["later"]) == {"least_squares"}
     numbers = ["difference", "low", "high", "share_before"]
-    assert found.loc[0.05, numbers].tolist() == [0, 0, 0, 0]
-    assert found.loc[0.3, numbers].tolist() == [2, 2, 2, 1]
-    assert found.loc[0.9, numbers].isna().all()
+    found = dict(zip(order["threshold"], order[numbers].to_numpy(dtype=float), strict=True))
+    assert found[0.05].tolist() == [0, 0, 0, 0]
+    assert found[0.3].tolist() == [2, 2, 2, 1]
+    assert np.isnan(found[0.9]).all()
 
 
 def test_a_resample_below_the_threshold_counts_as_behind_all_layers():

@@ -191,9 +191,11 @@ def fit_probes(
         ]
         for index in range(config.num_seeds)
     ]
-    errors, validation, attention = (
-        torch.stack([torch.cat([part[at] for part in refit]) for refit in fits]) for at in range(3)
+    errors = torch.stack([torch.cat([part.squared_error for part in refit]) for refit in fits])
+    validation = torch.stack(
+        [torch.cat([part.validation_error for part in refit]) for refit in fits]
     )
+    attention = torch.stack([torch.cat([part.attention for part in refit]) for refit in fits])
     linear = {key: readout for part in fits[0] for key, readout in part.linear.items()}
     names, units = [column[:2] for column in columns], [None, *config.hidden_units]
     return ProbeFit(list(layers), names, units, errors, validation, attention, linear)
