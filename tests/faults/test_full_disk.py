@@ -11,11 +11,12 @@ import torch
 import yaml
 from kedro.io import DatasetError
 from matplotlib.figure import Figure
-from support.project import ROOT, copy_project, kedro_process, statuses
+from support.project import ROOT, copy_project, kedro, statuses
 
 from incontext_linear import datasets
 
-pytestmark = pytest.mark.slow
+# Kedro and MLflow run in this process, and warn of each other.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 TEST = ("run", "--env", "test", "--pipelines", "data_generation")
 
@@ -23,16 +24,22 @@ TEST = ("run", "--env", "test", "--pipelines", "data_generation")
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     project = copy_project(tmp_path_factory.mktemp("full"))
-    result = kedro_process(project, *TEST)
+    result = kedro(project, *TEST)
     assert result.returncode == 0, result.output
     return project
 
 
+@contextlib.contextmanager
 def no_file_larger_than(size):
-    """What a process that is started with it gets from the system is an error, as on a full
-    disk, as soon as a file would grow beyond that size.
+    """What the system answers is an error, as on a full disk, as soon as a file would grow beyond
+    that size.
     """
-    return {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def outputs(project):
@@ -43,7 +50,8 @@ def outputs(project):
 def test_where_a_file_cannot_be_written_one_line_says_so_and_the_old_one_stays(project):
     before = outputs(project)
     more = ("--params", "data_generation.num_probing_prompts=100000")
-    result = kedro_process(project, *TEST, *more, **no_file_larger_than(4_000_000))
+    with no_file_larger_than(4_000_000):
+        result = kedro(project, *TEST, *more)
     assert result.returncode == 1
     path = project / "data/test/05_model_input/probing_prompts.safetensors"
     assert (
@@ -60,7 +68,8 @@ def test_where_a_file_cannot_be_written_one_line_says_so_and_the_old_one_stays(p
 def test_where_mlflows_database_cannot_be_made_one_line_says_so_and_none_is_left(project):
     database = project / "mlflow.db"
     kept = database.rename(project / "kept.db")
-    result = kedro_process(project, *TEST, **no_file_larger_than(200_000))
+    with no_file_larger_than(200_000):
+        result = kedro(project, *TEST)
     assert result.returncode == 1
     assert f"MLflow's database {database} cannot be made" in result.says
     assert "Traceback" not in result.says
@@ -72,7 +81,8 @@ def test_where_mlflows_database_cannot_be_made_one_line_says_so_and_none_is_left
 @pytest.mark.slow
 def test_where_mlflow_cannot_write_to_its_database_one_line_says_so(project):
     known = statuses(project)
-    result = kedro_process(project, *TEST, **no_file_larger_than(100_000))
+    with no_file_larger_than(100_000):
+        result = kedro(project, *TEST)
     assert result.returncode == 1
     assert "Error: MLflow's database cannot be used: " in result.says
     assert "Traceback" not in result.says
@@ -84,20 +94,10 @@ def test_a_folder_that_is_a_file_is_named(project):
     other = project / "conf/other"
     other.mkdir()
     (other / "globals.yml").write_text("data: pyproject.toml\nshipped_learner: null\n")
-    result = kedro_process(project, "run", "--env", "other", "--pipelines", "data_generation")
+    result = kedro(project, "run", "--env", "other", "--pipelines", "data_generation")
     assert result.returncode == 1
     assert f"cannot write to {project / 'pyproject.toml'}" in result.says
     assert "Traceback" not in result.says
-
-
-@contextlib.contextmanager
-def full_disk():
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def noise(size):
@@ -130,7 +130,7 @@ def test_whatever_is_written_to_a_full_disk_the_old_file_stays_and_no_other(
     else:
         dataset.save(small)
     before = path.read_bytes()
-    with full_disk(), pytest.raises((DatasetError, OSError)) as error:
+    with no_file_larger_than(4096), pytest.raises((DatasetError, OSError)) as error:
         dataset.save(large)
     assert str(path) in str(error.value.__cause__ or error.value)
     assert path.read_bytes() == before
