@@ -54,6 +54,8 @@ def test_a_sweep_becomes_means_over_seeds_on_its_own_run(project):
     assert len(report(path, "seeds_over_seeds_singles")) == 3 * len(table)
     for figure in ("curves", "layers"):
         assert (path / f"data/test/08_reporting/seeds_over_seeds_{figure}.png").exists()
+    page = (path / "data/test/08_reporting/report.html").read_text()
+    assert "Nearest in the mean over k and 3 trainings, among the algorithms listed: " in page
     own = table[(table["measure"] == "squared error") & (table["series"] == LEARNER)]
     assert (own.set_index("position")["mean"][5], len(own)) == (pytest.approx(0.047, rel=0.5), 5)
     metrics = client.get_run(parent).data.metrics

@@ -34,6 +34,9 @@ def test_every_seed_is_followed_and_measured_on_its_pool_and_on_the_prior(projec
     for figure in ("distances", "nearest", "plane", "families", "heads", "states"):
         file = project / f"data/test/08_reporting/dynamics_{figure}.png"
         assert file.stat().st_size > 10_000
+    page = (project / "data/test/08_reporting/report.html").read_text()
+    assert "Along training" in page
+    assert "Nearest at the last step, mean of 2 trainings: prompts as in training:" in page
 
 
 def test_snapshots_that_are_there_are_not_made_again(project):

@@ -44,7 +44,9 @@ def test_a_sweep_over_pools_becomes_tables_and_a_figure(project):
     assert np.isnan(preference["mean"]).sum() == 2  # without a pool there is none
     assert (curves["seeds"] == 2).all()
     assert len(report(project, "diversity_thresholds")) == 2
-    assert (project / "data/test/08_reporting/diversity.png").stat().st_size > 10_000
+    reports = project / "data/test/08_reporting"
+    assert (reports / "diversity.png").stat().st_size > 10_000
+    assert "2 trainings of each pool size" in (reports / "report.html").read_text()
 
 
 def test_a_sweep_that_was_not_run_is_asked_for(tmp_path):

@@ -150,3 +150,23 @@ def test_every_definition_names_a_page_that_exists():
 def test_dark_pages_have_a_colour_for_every_colour_of_the_figures(html):
     (colors,) = re.findall(r"const darkColors = (\{.*?\});", html)
     assert "#0072b2" in colors
+
+
+def test_variables_that_are_found_are_told_with_place_and_rank_and_the_others_are_not():
+    cells = [(1, "query", "found"), (1, "weights", "not found"), (2, "query", "not found")]
+    rows = [
+        {
+            "layer": layer, "positions": "query", "model": model, "verdict": verdict, "rank": 2,
+            "share": 0.95, "low": 0.9, "high": 0.99, "specific_low": 0.8, "random": -0.1,
+            "control": 0.1,
+        }
+        for layer, model, verdict in cells
+    ]  # fmt: skip
+    page = render(results(alignment_verdicts=pd.DataFrame(rows)), RunFacts("kedro run"))
+    (said,) = [answer for answer in page.answers if answer.startswith("States hold")]
+    assert said.endswith("that is used: x′ (the query's token, layer 1; rank 2).")
+    text = " ".join(Page(page.html).text.split())
+    assert "the query's token, layer 1x′20.95 [0.9, 0.99]0.800.10" in text  # a row's cells
+    none = pd.DataFrame(rows).assign(verdict="not found")
+    answers = render(results(alignment_verdicts=none), RunFacts("kedro run")).answers
+    assert any(answer.startswith("None of the variables asked for is found") for answer in answers)

@@ -4,7 +4,7 @@ Paper, section 4, Figures 1 and 2: SPD and ILWD to each algorithm, everyone's sq
 linear the learner is in the query. Tables and tensors by name in, tidy tables out.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from incontext_linear.config import TaskConfig, resolve_device
 from incontext_linear.learner.devices import on_device
 from incontext_linear.learner.saved import Learner
 from incontext_linear.predictors import Baselines
-from incontext_linear.tables import LEARNER, Predictions
+from incontext_linear.tables import LEARNER, Predictions, rows_of
 
 Tensors = Mapping[str, Tensor]
 
@@ -191,17 +191,19 @@ def _reported(prompts: Tensors) -> tuple[int, float]:
     return seen, _mean_square(prompts["ys"][:, seen])
 
 
-def describe_nearest(spd: pd.DataFrame, prompts: Tensors) -> str:
+def describe_nearest(
+    spd: pd.DataFrame, prompts: Tensors, in_words: Callable[[str], str] = str
+) -> str:
     """The answer in a sentence, at k = 2d examples: the nearest algorithms, and whether they are
-    near.
+    near. ``in_words`` is what a predictor's name is for a reader.
     """
     (seen, variance), dim = _reported(prompts), prompts["xs"].shape[-1]
     where = f"After {seen} examples" + (" (k = 2d)" if seen == 2 * dim else "")
     nearest = spd[spd["examples_seen"] == seen].nsmallest(3, "mean").reset_index(drop=True)
     shares = [
-        f"{row.predictor} ({_percent(row.mean / variance)} of the labels' mean square"
-        f" [{_percent(row.low / variance)}, {_percent(row.high / variance)}])"
-        for row in nearest.itertuples(index=False)
+        f"{in_words(str(row.predictor))} ({_percent(row.mean / variance)} of the labels' mean "
+        f"square [{_percent(row.low / variance)}, {_percent(row.high / variance)}])"
+        for row in rows_of(nearest)
     ]
     if nearest["mean"][0] < NEAR * variance:
         return f"{where} the learner is nearest to {', then '.join(shares)}"

@@ -6,7 +6,6 @@ is nearest at home. A survivor that the learner leaves under some shift, for som
 candidate does, is named within its domain alone, and not with confidence.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -27,6 +26,8 @@ from incontext_linear.tables import rows_of
 
 ROUNDING = 1e-12
 """A share that is smaller is 0, as of the answer 0, which explains nothing."""
+MOST_PLACES = 6
+"""Where nobody explains the learner at more places, they are counted instead of listed."""
 
 
 @dataclass(frozen=True)
@@ -158,16 +159,27 @@ class Verdict:
         if held:
             shifts = _listed([_plain(name) for name in held])
             parts.append(f"in the mean over k it explains ≥ {limit} under {shifts}")
-        bounds = [_bounds(row) for row in rows_of(ended)]
+        some = ended[ended["low"] < ended["high"]]
+        bounds = [_bounds(row) for row in rows_of(some)]
         if bounds:
             start = "and" if held else f"in the mean over k it explains {limit}"
             parts.append(f"{start} within these bounds only: {', '.join(bounds)}")
-        return _capital(", ".join(parts)) + "."
+        text = _capital(", ".join(parts)) + "." if parts else ""
+        nowhere = [_plain(row.shift) for row in rows_of(ended[~(ended["low"] < ended["high"])])]
+        if nowhere:
+            text += f" At every strength tried it explains less under {_listed(nowhere)}."
+        return text.strip()
 
     def _unexplained(self) -> str:
         if not self.nobody:
             return ""
         places = [f"{_plain(shift)} {strength:g}" for shift, strength in self.nobody]
+        if len(places) > MOST_PLACES:
+            count = len(places) - 1
+            return (
+                f"No candidate explains half of the variance at {places[0]} and {count} other "
+                "strengths of shifts."
+            )
         return f"No candidate explains half of the variance at {_listed(places)}."
 
     def _evidence(self, count: int) -> str:
@@ -196,10 +208,6 @@ def _listed(items: Sequence[str]) -> str:
 
 
 def _bounds(row) -> str:
-    if math.isnan(row.low) and math.isnan(row.high):
-        return f"{_plain(row.shift)} nowhere"
-    if row.low == row.high:
-        return f"{_plain(row.shift)} {row.low:g} alone"
     return f"{_plain(row.shift)} {row.low:g} to {row.high:g}"
 
 

@@ -40,6 +40,11 @@ _RANGE = (-0.3, 1.1)
 """A share may be far below 0, where an exchange does harm; the question is about 0 to 1."""
 
 
+def position_name(name: str) -> str:
+    """A kind of tokens in words."""
+    return _POSITIONS.get(name, (name, INK))[0]
+
+
 def model_name(name: str) -> str:
     """A causal model in words; of a dotted path the last part."""
     return _MODELS.get(name, name.rpartition(".")[2])

@@ -66,7 +66,7 @@ def behaviour(results: Results) -> Chapter | None:
     spd, seen = results.table("spd_curves"), results.context_length
     prompts = results.tables["evaluation_prompts"]
     variance = float(prompts["ys"][:, seen].double().square().mean())
-    words = describe_nearest(spd, prompts)
+    words = describe_nearest(spd, prompts, algorithm_name)
     at = spd[spd["examples_seen"] == seen].sort_values("mean").reset_index(drop=True)
     numbers = _numbers(results, at, variance)
     shown = [_divergences(results), _distances(at, variance, seen)]

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 
+from incontext_linear.report.alignment import alignment
 from incontext_linear.report.behaviour import behaviour, training
 from incontext_linear.report.construction import construction
 from incontext_linear.report.content import Answer, Chapter, Number, Part
 from incontext_linear.report.identification import identification
 from incontext_linear.report.inside import causality, probing
 from incontext_linear.report.sweeps import phase_diagram
+from incontext_linear.report.trainings import diversity, dynamics, seeds
 
 CHAPTERS = (
     Part("training", "What was trained, and how it went", training, "model_training"),
@@ -15,8 +17,12 @@ CHAPTERS = (
     Part("identification", "Shifts and domain of validity", identification, "identification"),
     Part("probing", "What the hidden states hold", probing, "probing"),
     Part("causality", "Whether it is used", causality, "probing"),
+    Part("alignment", "What it is computed with", alignment, "alignment", False),
     Part("construction", "The paper's proof as networks", construction, "construction"),
     Part("phase_diagram", "Along the axis of a sweep", phase_diagram, "phase_diagram", False),
+    Part("across_seeds", "Over the seeds of a sweep", seeds, "across_seeds", False),
+    Part("dynamics", "Along training", dynamics, "training_dynamics", False),
+    Part("diversity", "Task diversity", diversity, "task_diversity", False),
 )
 """``command`` is a pipeline's name. A new pipeline adds its chapter here."""
 

@@ -80,6 +80,19 @@ DEFINITIONS = {
         "The m for which m steps of an algorithm predict most nearly what is read from a layer.",
         "docs/reference/probing.md",
     ),
+    "alignment": Definition(
+        "Share of a counterfactual",
+        "1 − E(ŷₑ − c)² / E(c − βŷᵣ)²: ŷₑ the answer after an exchange, c what the causal model "
+        "says it should be, ŷᵣ the answer before, β their regression. 1 is all, and 0 no more than "
+        "the unchanged answer gives.",
+        "docs/results/causality.md",
+    ),
+    "paths": Definition(
+        "Share of the donor's answer",
+        "How far the answer goes from the recipient's to the donor's when these edges alone are "
+        "the donor's: 1 is all the way.",
+        "docs/results/causality.md",
+    ),
     "construction": Definition(
         "Relative error of a construction",
         "Error of the network whose weights are set by hand, against the algorithm that it carries "
