@@ -7,7 +7,7 @@ MLflow finds `_load_pyfunc` by this module's name, which each logged model carri
 
 import tempfile
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +80,25 @@ def log_learner(learner: Learner, registered_as: str | None = None) -> str:
             data_path=str(path),
             signature=signature,
             input_example={"xs": example.xs.numpy(), "ys": example.ys.numpy()},
-            pip_requirements=[f"{name}=={version(name)}" for name in ("incontext-linear", "torch")],
+            pip_requirements=[requirement(name) for name in ("incontext-linear", "torch")],
             registered_model_name=registered_as,
             step=int(learner.record.get("step", 0)),
         )
     return logged.model_uri
+
+
+def installed_version(package: str) -> str | None:
+    """None where it is imported from a folder without being installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def requirement(package: str) -> str:
+    """As pip takes it: this version, or any where it is not known."""
+    known = installed_version(package)
+    return f"{package}=={known}" if known else package
 
 
 def fetch_learner(uri: str) -> Learner:

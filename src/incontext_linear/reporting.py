@@ -9,7 +9,6 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from kedro.pipeline.node import Node
 
 from incontext_linear.config import flatten, resolve_device
 from incontext_linear.environment import data_folder
+from incontext_linear.logged_learner import installed_version
 from incontext_linear.parameters import Parameters, check_parameters
 from incontext_linear.tracking import end_open_runs, git_commit, parameter_fields
 
@@ -138,7 +138,7 @@ class Reporting:
             root=os.path.relpath(self._project, self._data / "08_reporting"),
             facts=self._facts(),
             versions={"Python": platform.python_version()}
-            | {name: version(name) for name in PACKAGES},
+            | {name: installed_version(name) or "not installed" for name in PACKAGES},
             seconds={name: round(spent, 1) for name, spent in self._seconds.items()},
             parameters=parameter_fields(pipeline, catalog),
         )

@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from support.project import client, copy_project, kedro, report, runs
 
 from incontext_linear.learner.saved import load_learner
-from incontext_linear.logged_learner import fetch_learner
+from incontext_linear.logged_learner import fetch_learner, requirement
 from incontext_linear.tasks import draw_prompts
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
@@ -155,3 +155,8 @@ def test_a_run_says_in_few_lines_what_it_did(project):
     assert len(lines) <= 40, result.output
     says = " ".join(lines[-6:])
     assert all(part in says for part in ("Verdict: After 4 examples", "report.html", "make mlflow"))
+
+
+def test_a_package_that_is_imported_without_being_installed_asks_for_any_version():
+    assert requirement("pandas") == f"pandas=={pd.__version__}"
+    assert requirement("no-such-package-here") == "no-such-package-here"

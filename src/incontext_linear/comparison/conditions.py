@@ -193,15 +193,21 @@ def build_conditions(
     return conditions
 
 
-def answerable(learner: Predictor, conditions: Sequence[Condition]) -> list[Condition]:
-    """The conditions that the learner takes: one with learned positions refuses longer prompts."""
+def answerable(
+    learner: Predictor, conditions: Sequence[Condition], level: int = logging.INFO
+) -> list[Condition]:
+    """The conditions that the learner takes: one with learned positions refuses longer prompts.
+
+    Those left out are logged at ``level``.
+    """
     kept = []
     for condition in conditions:
         first = condition.parts[0]
         try:
             as_candidate(learner)(Prefixes(first.xs[:1], first.ys[:1], first.examples_seen))
         except ValueError as error:
-            logger.info("%s %g is left out: %s", condition.shift, condition.strength, error)
+            name = condition.shift
+            logger.log(level, "%s %g is left out: %s", name, condition.strength, error)
             continue
         kept.append(condition)
     return kept

@@ -5,6 +5,7 @@ fit the families, measure conditions, symmetries and structure, judge.
 """
 
 import itertools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -228,7 +229,7 @@ def fit_families(
         n: s for n, s in build_shifts(settings.shifts).items() if isinstance(s[0], PromptShift)
     }
     conditions = build_conditions(whole, few, seen, seed + 1, with_home=False)
-    away = Away.join(calibrations(learner, answerable(learner, conditions)))
+    away = Away.join(calibrations(learner, answerable(learner, conditions, logging.DEBUG)))
     fitted = {}
     for family in build_families(task, settings.families):
         fitted[family.name] = fit_family(family, home, away, settings.tie_tolerance)
