@@ -1,5 +1,7 @@
 """The one bootstrap, against SciPy, plain NumPy loops, and its own coverage."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,6 +29,7 @@ from incontext_linear.statistics import (
     tails,
 )
 from incontext_linear.statistics import draws as draws_module
+from incontext_linear.statistics.means import known_quantiles
 
 BOOTSTRAP = BootstrapConfig(confidence=0.95, num_resamples=400)
 MANY = BootstrapConfig(confidence=0.95, num_resamples=4000)
@@ -511,3 +514,24 @@ def test_signed_heavy_tails_are_covered_where_percentiles_are_not():
     low, high = interval(sample_draws(512, 400, 0).sums(values) / 512, 0.95)
     assert ((low <= truth) & (high >= truth)).mean() < 0.9
     assert ((table["low"] <= truth) & (table["high"] >= truth)).mean() >= 0.93
+
+
+def test_quantiles_of_what_is_known_are_numpys_to_the_last_bit():
+    rng = np.random.default_rng(0)
+    for number in (1, 2, 7, 200):
+        draws = rng.standard_normal((number, 40)) * 10.0 ** rng.integers(-300, 300, 40)
+        draws[rng.random(draws.shape) < rng.random(40)] = np.nan
+        draws[:, 0] = np.nan
+        with warnings.catch_warnings(action="ignore"):  # a column without values
+            expected = np.nanquantile(draws, [0.025, 0.5, 0.975], axis=0)
+        found = known_quantiles(draws, [0.025, 0.5, 0.975])
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.625, 0.9, 0.95])  # the first two meet a tie
+def test_a_medians_interval_ends_at_the_ranks_of_the_binomial_distribution(confidence):
+    for number in (1, 2, 3, 5, 6, 20, 201, 1024):
+        values = np.arange(1.0, number + 1)[:, None]
+        (row,) = median_interval(values, BootstrapConfig(confidence=confidence)).itertuples()
+        rank = max(1, int(stats.binom.ppf((1 - confidence) / 2, number, 0.5)))
+        assert (row.median_low, row.median_high) == (rank, number + 1 - rank)

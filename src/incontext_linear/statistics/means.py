@@ -86,11 +86,11 @@ def _medians(
     values: Float[np.ndarray, "sample column"], bootstrap: BootstrapConfig
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Median, low and high of each column."""
-    from scipy.stats import binom  # scipy.stats takes a second to load: not at start-up
-
     ordered = np.sort(values.T, axis=1)  # NaN comes last
     number = (~np.isnan(values)).sum(0)
-    rank = binom.ppf(bootstrap.tail, number, 0.5)
+    # scipy.stats has this quantile of the binomial distribution too, and takes a second to load.
+    rank = np.ceil(special.bdtrik(bootstrap.tail, number, 0.5))
+    rank -= special.bdtr(rank - 1, number, 0.5) >= bootstrap.tail  # rounded up from a whole number
     rank = np.where(number > 0, rank, 0).astype(int).clip(1)
 
     def at(position: np.ndarray) -> np.ndarray:
@@ -191,11 +191,19 @@ def known_quantiles(
     draws: Float[np.ndarray, "resample column"], levels: list[float]
 ) -> Float[np.ndarray, "level column"]:
     """Quantiles of each column over the resamples that have a value; NaN where none has."""
-    missing = np.isnan(draws)
-    if not missing.any():
+    if not np.isnan(draws).any():
         return np.quantile(draws, levels, axis=0)
-    empty = missing.all(0)
-    return np.where(empty, np.nan, np.nanquantile(np.where(empty, 0, draws), levels, axis=0))
+    # As `numpy.nanquantile`, which works column by column and takes a hundred times as long.
+    ordered = np.sort(draws, axis=0)  # NaN comes last
+    last = (~np.isnan(draws)).sum(0) - 1
+    place = np.multiply.outer(levels, last.clip(0))
+    below = place.astype(int)
+    low, high = (
+        np.take_along_axis(ordered, rows, axis=0) for rows in (below, np.minimum(below + 1, last))
+    )
+    share = place - below
+    step = high - low
+    return np.where(share < 0.5, low + step * share, high - step * (1 - share))
 
 
 def _resample_means(columns: Columns, draws: Draws) -> tuple[Resampled, Resampled, Resampled]:
