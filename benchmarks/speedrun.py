@@ -97,8 +97,25 @@ def measure(recipe: Recipe, device: str, save: Path | None) -> dict[str, Any]:
     }
 
 
+def spd_at_end(row: dict[str, Any]) -> float:
+    """SPD to OLS at k = 2d, or behind the longest prompt where that is shorter."""
+    return row["spd"][str(min(2 * row["dim"], max(map(int, row["spd"]))))]
+
+
+def seconds_to(row: dict[str, Any], target: float) -> float:
+    """Seconds of training until a report has an SPD of no more than ``target`` at k = 2d; the end,
+    in float32 on other prompts, is a report too. NaN: never.
+    """
+    num_steps = row["training"]["num_steps"]
+    reports = [*row["history"], (num_steps, spd_at_end(row))]
+    reached = [step for step, spd in reports if spd <= target]
+    return row["seconds"] * reached[0] / num_steps if reached else float("nan")
+
+
 def table(path: Path) -> str:
-    """One row a recipe: the mean over seeds of log SPD, and the worst seed at k = 2d."""
+    """One row a recipe: the mean over seeds of log SPD, the worst seed at k = 2d, and the mean of
+    the seconds to each of `TARGETS`.
+    """
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     default = TrainingConfig().model_dump(mode="json")
     names = [
@@ -108,7 +125,8 @@ def table(path: Path) -> str:
         {name: str(row["training"][name]) for name in names}
         | {"seconds": row["seconds"], "steps": row["training"]["num_steps"]}
         | {f"k={k}": value for k, value in row["spd"].items()}
-        | {"target": row["spd"][str(min(2 * row["dim"], max(map(int, row["spd"]))))]}
+        | {"target": spd_at_end(row)}
+        | {f"s to {target:g}": seconds_to(row, target) for target in TARGETS}
         for row in rows
     )
     keys = [name for name in names if name != "num_steps"]
@@ -124,8 +142,9 @@ def table(path: Path) -> str:
         )
         worst = part["target"].max()
         shown = [*map(str, key), len(part), f"{part['seconds'].mean():.1f}", *geometric]
-        lines.append([*shown, f"{worst:.2g}"])
-    heads = [*keys, "steps", "seeds", "s", *spd.columns, "worst at 2d"]
+        times = part[[f"s to {target:g}" for target in TARGETS]].mean(skipna=False)
+        lines.append([*shown, f"{worst:.2g}", *times.map("{:.1f}".format)])
+    heads = [*keys, "steps", "seeds", "s", *spd.columns, "worst at 2d", *times.index]
     return pd.DataFrame(lines, columns=heads).to_string(index=False)
 
 
