@@ -43,3 +43,21 @@ def plain_attention(
     future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
     weights = scores.masked_fill(future, float("-inf")).softmax(-1)
     return (weights @ value).transpose(-3, -2).flatten(-2)
+
+
+def causal_scores(
+    query: Float[Tensor, "batch token head channel"],
+    key: Float[Tensor, "batch token head channel"],
+) -> Float[Tensor, "batch head token token"]:
+    """What the softmax of attention is taken of: scaled products, −∞ for tokens that come later.
+
+    Args:
+        query: (B, T, M, C).
+        key: (B, T, M, C).
+
+    Returns:
+        (B, M, T, T); row t holds what token t sees.
+    """
+    scores = query.transpose(1, 2) @ key.transpose(1, 2).mT / query.shape[-1] ** 0.5
+    future = torch.ones_like(scores[0, 0], dtype=torch.bool).triu(1)
+    return scores.masked_fill(future, float("-inf"))

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from incontext_linear.config import ModelConfig
-from incontext_linear.learner.attention import causal_attention
+from incontext_linear.learner.attention import causal_attention, causal_scores
 from incontext_linear.learner.base import Network, residual_streams
 from incontext_linear.shapes import Xs, Ys
 
@@ -103,10 +103,8 @@ class Attention(nn.Module):
         self, hidden: Float[Tensor, "batch token width"]
     ) -> Float[Tensor, "batch head token token"]:
         """The attention weights that `forward` uses: row t holds what token t attends to."""
-        query, key, _ = (part.transpose(1, 2) for part in self.heads(hidden))
-        scores = query @ key.mT / query.shape[-1] ** 0.5
-        future = torch.ones_like(scores[0, 0], dtype=torch.bool).triu(1)
-        return scores.masked_fill(future, float("-inf")).softmax(-1)
+        query, key, _ = self.heads(hidden)
+        return causal_scores(query, key).softmax(-1)
 
     def from_context(
         self,
