@@ -1,5 +1,5 @@
 # make run · make test · make quick · make lint · make hooks · make viz · make mlflow · make site ·
-# make wheel · make bench
+# make wheel · make interop · make bench
 # Each sets up .venv first, from the exact versions in requirements.lock, unless that is done already.
 
 PYTHON ?= python3.11
@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup hooks run test quick lint types baseline viz mlflow site wheel bench
+.PHONY: help setup hooks run test quick lint types baseline viz mlflow site wheel interop bench
 
 help: ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -68,6 +68,22 @@ wheel: setup ## build the package into dist, and use it alone in a fresh environ
 	$(PYTHON) -m venv build/alone
 	build/alone/bin/python -m pip install --quiet --constraint requirements.lock dist/*.whl
 	build/alone/bin/python -I tests/project/programs/package_alone.py
+
+# TransformerLens, nnsight and pyvene in an environment that lies on .venv: it finds what is there,
+# and .venv stays as requirements.lock has it.
+INTEROP := .venv-interop
+PACKAGES := import sysconfig; print(sysconfig.get_path("purelib"))
+
+interop: $(INTEROP)/.installed ## test the learner in TransformerLens, nnsight and pyvene
+	$(INTEROP)/bin/python -m pytest tests/interop
+
+$(INTEROP)/.installed: requirements-interop.lock $(INSTALLED)
+	$(PYTHON) -m venv --clear --without-pip $(INTEROP)
+	echo "import site; site.addsitedir('$$($(BIN)/python -c '$(PACKAGES)')')" \
+		> "$$($(INTEROP)/bin/python -c '$(PACKAGES)')/locked.pth"
+	$(INTEROP)/bin/python -m pip install --quiet --no-deps --requirement requirements-interop.lock
+	$(INTEROP)/bin/python -m pip check
+	@touch $@
 
 bench: setup ## time the predictors against the loops that people run today
 	$(BIN)/python -m benchmarks.predictors
