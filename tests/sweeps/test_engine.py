@@ -15,6 +15,7 @@ import pytest
 from distributed import Client, LocalCluster, Scheduler, SpecCluster, Worker, get_worker
 from distributed.core import Status
 from distributed.security import Security
+from distributed.utils import get_mp_context
 
 from incontext_linear.sweeps import engine
 from incontext_linear.sweeps.config import SweepError
@@ -31,17 +32,42 @@ from incontext_linear.sweeps.engine import (
 pytestmark = pytest.mark.slow  # Dask's workers are processes
 
 DEATHS = engine.ALLOWED_DEATHS + 1
+METHOD = "distributed.worker.multiprocessing-method"
+
+
+@pytest.fixture(autouse=True)
+def _forked():
+    """Workers come from a process that has imported what this file does, and PyTorch with it, on
+    which each would spend seconds.
+    """
+    with dask.config.set({METHOD: "forkserver"}):
+        context = get_mp_context()  # the first time, it names what Dask itself would import
+        context.set_forkserver_preload([engine.__name__, "psutil", "pytest"])
+        yield
+
+
+def test_workers_start_with_the_variables_that_they_are_given(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # which would win
+    spawned = dask.config.set({METHOD: "spawn"})  # Dask's own choice; a fork has its parent's
+    with spawned, local_cluster(Machine(1, 3), {"SOME_VARIABLE": "x"}) as client:
+        for name, value in {"SOME_VARIABLE": "x", "OMP_NUM_THREADS": "3"}.items():
+            assert client.submit(os.getenv, name).result() == value
 
 
 def work(arguments, report):
     """What the workers run: report, and then die, fail, or answer, as told."""
-    report({"stage": "starting", "threads": os.environ["OMP_NUM_THREADS"], "pid": os.getpid()})
-    attempts = arguments["folder"] / arguments["name"]
+    report({"stage": "starting", "pid": os.getpid()})
+    folder, name = arguments["folder"], arguments["name"]
+    attempts = folder / name
     with attempts.open("a") as file:
         file.write("x")
     if attempts.stat().st_size <= arguments["deaths"]:
-        time.sleep(0.2)  # the report is on its way
+        time.sleep(0.5)  # the report is on its way
+        deadline = time.monotonic() + 30
+        while list(folder.glob("*.unseen")) and time.monotonic() < deadline:
+            time.sleep(0.01)  # and so are answers, which would be lost with the worker
         os.kill(os.getpid(), signal.SIGKILL)
+    (folder / f"{name}.unseen").touch()
     return {"status": "done", "attempts": attempts.stat().st_size}
 
 
@@ -52,15 +78,19 @@ def test_tasks_whose_workers_die_run_again_and_one_that_kills_all_its_workers_fa
         for name, number in deaths.items()
     ]
     events, answers = [], {}
-    with local_cluster(Machine(2, 1), {"SOME_VARIABLE": "x"}) as client:
+
+    def see(name, answer):
+        answers[name] = answer
+        (tmp_path / f"{name}.unseen").unlink(missing_ok=True)
+
+    with local_cluster(Machine(2, 1), {}) as client:
         pids = set(client.run(os.getpid).values())
-        assert set(client.run(os.getenv, "SOME_VARIABLE").values()) == {"x"}
         execute(
             client,
             work,
             tasks,
             lambda name, event: events.append((name, event["pid"])),
-            answers.__setitem__,
+            see,
         )
         pids |= set(client.run(os.getpid).values())
     assert answers.pop("kills_all") == {
