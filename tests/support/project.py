@@ -5,6 +5,7 @@ commands to Kedro's command line in this process, which saves the many seconds o
 """
 
 import contextlib
+import functools
 import io
 import logging
 import os
@@ -12,6 +13,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -20,12 +22,14 @@ from pathlib import Path
 
 import mlflow
 import pandas as pd
+import yaml
 from click.testing import CliRunner
 from kedro.framework.cli.cli import KedroCLI
 from kedro.framework.project import settings
 from mlflow.entities import Run
 from mlflow.tracking import fluent
 
+from incontext_linear.runs.database import ensure_database
 from incontext_linear.tracking import Tracking
 
 ROOT = Path(__file__).parents[2]
@@ -46,14 +50,42 @@ class Outcome:
         return " ".join(self.output.split())
 
 
-def copy_project(target: Path, *more: str) -> Path:
-    """Copy what Kedro reads of the project, and ``more`` of its folders, to ``target``."""
+def copy_project(target: Path, *more: str, database: bool = True) -> Path:
+    """Copy what Kedro reads of the project, and ``more`` of its folders, to ``target``.
+
+    Args:
+        target: an empty folder.
+        more: names of folders.
+        database: with MLflow's, in which nothing is yet, so that the first run need not make it.
+    """
     for name in ("conf", *more):
         shutil.copytree(ROOT / name, target / name)
     for name in ("pyproject.toml", ".telemetry"):
         shutil.copy(ROOT / name, target)
     (target / "src").mkdir()  # Kedro wants the folder; the package is the one under test
+    if database:
+        _write_database(target / "mlflow.db")
     return target
+
+
+@functools.cache
+def _empty_database() -> tuple[bytes, Path]:
+    """MLflow's database as a first run makes it, by some fifty migrations; and where it was made,
+    of which its experiments know.
+    """
+    configuration = yaml.safe_load((ROOT / "conf/base/mlflow.yml").read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "mlflow.db")
+        ensure_database(path, configuration["tracking"]["experiment"]["name"])
+        return path.read_bytes(), path.parent
+
+
+def _write_database(path: Path) -> None:
+    content, made_in = _empty_database()
+    path.write_bytes(content)
+    move = "UPDATE experiments SET artifact_location = replace(artifact_location, ?, ?)"
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(move, (str(made_in), str(path.parent)))
 
 
 def kedro(project: Path, *arguments: str) -> Outcome:
