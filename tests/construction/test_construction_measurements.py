@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from incontext_linear.construction import ConstructionConfig
+from incontext_linear.construction import ConstructionConfig, measurements
 from incontext_linear.construction.measurements import (
     PROGRAMS,
     LatestExample,
@@ -168,9 +168,28 @@ def test_figures_are_drawn(sizes, errors, constants):
 
 
 @pytest.mark.slow
-def test_the_documentation_figures_are_written_by_one_command(tmp_path, monkeypatch):
+def made_before(table, expected):
+    """In the place of what makes such a table; asked for another, it refuses."""
+
+    def give(config, **settings):
+        assert (config, settings) == (SMALL, expected)
+        return table
+
+    return give
+
+
+def test_the_documentation_figures_are_written_by_one_command(
+    tmp_path, monkeypatch, sizes, errors, constants
+):
+    """By tables that other tests have made: of the command's configuration, and of seed 0."""
     monkeypatch.setattr("sys.argv", ["figures", str(tmp_path)])
     monkeypatch.setattr(figures, "ConstructionConfig", lambda: SMALL)
+    for name, table, settings in (
+        ("size_table", sizes, {}),
+        ("error_table", errors, {"seed": 0}),
+        ("constants_table", constants, {"seed": 0}),
+    ):
+        monkeypatch.setattr(measurements, name, made_before(table, settings))
     figures.main()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         f"construction_{name}.png" for name in ("constants", "errors", "hidden_matrix", "sizes")
