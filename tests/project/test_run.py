@@ -59,7 +59,7 @@ def empty(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    project = copy_project(tmp_path_factory.mktemp("finished"), "notebooks")
+    project = copy_project(tmp_path_factory.mktemp("finished"), "notebooks", database=False)
     result = kedro(project, "run", "--env", "test")
     assert result.returncode == 0, result.output[-3000:]
     return project
