@@ -26,8 +26,9 @@ $(INSTALLED): requirements.lock pyproject.toml
 hooks: setup ## check every commit as `make lint` would
 	$(BIN)/pre-commit install
 
+# Two nodes at a time, on one thread each.
 run: setup ## run every pipeline: train, compare, probe, construct
-	$(BIN)/kedro run
+	$(BIN)/kedro run --runner incontext_linear.runs.side_by_side.SideBySideRunner
 
 # A process a core (NUM_WORKERS=1 for one core), each file's tests in one of them.
 NUM_WORKERS ?= 2

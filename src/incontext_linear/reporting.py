@@ -75,6 +75,7 @@ class Reporting:
         self._written: set[str] = set()
         self._seconds: dict[str, float] = {}
         self._peaks: dict[str, float] = {}
+        self._node_began: dict[str, float] = {}
         self._began = time.perf_counter()
 
     @hook_impl
@@ -83,9 +84,9 @@ class Reporting:
         self._written.add(dataset_name)
 
     @hook_impl
-    def before_node_run(self) -> None:
+    def before_node_run(self, node: Node) -> None:
         """Start the node's clock, and the count of its GPU memory."""
-        self._node_began = time.perf_counter()
+        self._node_began[node.name] = time.perf_counter()
         if torch.cuda.is_initialized():
             torch.cuda.reset_peak_memory_stats()
 
@@ -93,7 +94,7 @@ class Reporting:
     def after_node_run(self, node: Node) -> None:
         """Add the node's time to its part's, and note the most GPU memory that any node took."""
         part = node.namespace or node.name
-        spent = time.perf_counter() - self._node_began
+        spent = time.perf_counter() - self._node_began[node.name]
         self._seconds[part] = self._seconds.get(part, 0.0) + spent
         if torch.cuda.is_initialized():
             peak = torch.cuda.max_memory_allocated() / 1e9

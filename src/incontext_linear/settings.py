@@ -17,6 +17,7 @@ _NOISE = {
     "py.warnings": "Add type hints to the `predict` method",
     "kedro_mlflow.framework.hooks.mlflow_hook": "Registering new custom resolver",
     "kedro.runner.sequential_runner": "Use the --async flag",
+    "kedro_viz.integrations.kedro.run_hooks": "Workflow tracking is disabled for non-sequential",
     "mlflow.store.db.utils": "SQLAlchemy database error",  # with a traceback; it is raised too
 }
 for _logger, _text in _NOISE.items():

@@ -98,7 +98,8 @@ class Tracking(MlflowHook):
             kill_dead_runs(self.mlflow_config, self._data)
         self._is_variant, self._catalog = variant is not None, catalog
         born_with = _variant_tags(variant) if variant else {DATA_TAG: str(self._data)}
-        # Which runner is no fact about the run: there is but one, and its name is a memory address.
+        # Which runner is no fact about the run: results do not depend on it, and its name is a
+        # memory address.
         run_params = {name: value for name, value in run_params.items() if name != "runner"}
         with _born_with(born_with), _system_metrics(not variant):
             super().before_pipeline_run(run_params, pipeline, catalog)

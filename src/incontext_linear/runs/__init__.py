@@ -4,5 +4,7 @@ locks        one writer at a time
 interrupts   signals that end a run cleanly
 run_table    a view of MLflow's table of runs
 database     MLflow's SQLite file, made as a whole
+side_by_side a runner for two nodes at a time
+worker       how its processes begin
 session      Kedro's session of a run, which uses the others
 """

@@ -6,7 +6,7 @@ carried out, and whether another run is at work on the same files.
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import click
@@ -16,10 +16,14 @@ from kedro.framework.session import KedroSession
 from kedro.pipeline import Pipeline
 from kedro.runner import AbstractRunner
 
+from incontext_linear.construction.measurements import one_thread
 from incontext_linear.environment import ConfigurationError, data_folder, sole_run
 from incontext_linear.runs.interrupts import interruptible
+from incontext_linear.runs.side_by_side import SideBySideRunner
 from incontext_linear.tracking import end_open_runs, learner_of_run
 
+RUNNERS = {"SequentialRunner", SideBySideRunner.__name__}
+SIDE_BY_SIDE = f"{SideBySideRunner.__module__}.{SideBySideRunner.__name__}"
 VARIANT_IS_SET = "variant: set by `kedro sweep run` for each run that it starts; leave it out"
 
 
@@ -37,7 +41,9 @@ class ProjectSession(KedroSession):
             check_runner(type(runner).__name__, getattr(runner, "_is_async", False))
         self.check_variant()
         _check_filters(**options)
-        with interruptible(), self.alone():
+        # The process that saves computes little, and says how many threads a node has.
+        threads = one_thread() if isinstance(runner, SideBySideRunner) else nullcontext()
+        with interruptible(), self.alone(), threads:
             try:
                 return super().run(*args, runner=runner, **options)
             except KeyboardInterrupt:
@@ -95,10 +101,11 @@ def check_runner(runner: str, is_async: bool) -> None:
             "--async: files would be saved in threads of their own, which MLflow takes for other "
             "runs, so metrics and tables would be lost; allowed: without it"
         )
-    if runner.rpartition(".")[2] != "SequentialRunner":
+    if runner.rpartition(".")[2] not in RUNNERS:
         raise click.ClickException(
             f"--runner {runner}: nodes would run outside of their MLflow run; allowed: "
-            "SequentialRunner, and `kedro sweep run` for many runs at once"
+            f"SequentialRunner, {SIDE_BY_SIDE} for two nodes at once, and `kedro sweep run` for "
+            "many runs at once"
         )
 
 
