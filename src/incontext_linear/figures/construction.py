@@ -167,9 +167,8 @@ def _draw_matrix(axes: Axes, values: np.ndarray, before: np.ndarray | None) -> N
         empty = text == "0.00"
         dark = abs(shown[row, token]) > 0.8
         color = "white" if dark else "#c3c8d0" if empty else INK
-        axes.text(
-            token, row, "0" if empty else text, ha="center", va="center", fontsize=6.5, color=color
-        )
+        place = {"ha": "center", "va": "center", "in_layout": False}  # within the panel
+        axes.text(token, row, "0" if empty else text, fontsize=6.5, color=color, **place)
         if before is not None and abs(value - before[row, token]) > 1e-6 * max(1.0, abs(value)):
             box = Rectangle(
                 (token - 0.5, row - 0.5),
