@@ -13,6 +13,7 @@ import time
 import pandas as pd
 import psutil
 import pytest
+import torch
 from kedro.framework.hooks import hook_impl
 from kedro.framework.hooks.manager import _create_hook_manager
 from kedro.io import DataCatalog, MemoryDataset
@@ -60,6 +61,14 @@ class Recorder:
         self._note("saved", dataset_name)
 
 
+@pytest.fixture
+def no_process_is_left():
+    """Of those that a test starts: other tests' may still be there."""
+    before = set(multiprocessing.active_children())
+    yield
+    assert set(multiprocessing.active_children()) <= before
+
+
 def carry_out(nodes, recorder, **inputs):
     """Run nodes while a hook notes what is called; gives the outputs' values."""
     manager = _create_hook_manager()
@@ -69,6 +78,7 @@ def carry_out(nodes, recorder, **inputs):
     return {name: dataset.load() for name, dataset in outputs.items()}
 
 
+@pytest.mark.usefixtures("no_process_is_left")
 def test_a_node_is_computed_in_another_process_on_what_its_forerunners_gave():
     nodes = [
         node(operator.add, ["a", "b"], "sum", name="add"),
@@ -78,7 +88,12 @@ def test_a_node_is_computed_in_another_process_on_what_its_forerunners_gave():
     outputs = carry_out(nodes, Recorder(), a=2, b=3)
     assert outputs["product"] == (2 + 3) * 3
     assert outputs["pid"] != os.getpid()
-    assert not multiprocessing.active_children()
+
+
+def test_on_a_gpu_nodes_run_one_after_the_other_in_the_run_itself(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    outputs = carry_out([node(os.getpid, None, "pid", name="where")], Recorder())
+    assert outputs["pid"] == os.getpid()
 
 
 def test_two_nodes_run_at_once(tmp_path):
@@ -111,6 +126,7 @@ def test_hooks_are_called_in_kedros_order_in_the_thread_of_the_run():
     assert recorder.threads == {threading.current_thread()}
 
 
+@pytest.mark.usefixtures("no_process_is_left")
 def test_an_error_ends_the_run_and_what_runs_beside_it():
     nodes = [
         node(math.sqrt, "a", "root", name="fails"),
@@ -121,7 +137,6 @@ def test_an_error_ends_the_run_and_what_runs_beside_it():
         carry_out(nodes, recorder, a=-1.0, long=3600)
     assert ("fails", "fails") in recorder.calls
     assert ("ends", "sleeps") not in recorder.calls
-    assert not multiprocessing.active_children()
 
 
 SLEEPING = """

@@ -7,11 +7,13 @@ one thread, so results do not depend on how many nodes run at once: they are tho
 ``OMP_NUM_THREADS=1 kedro run``.
 """
 
+import logging
 import multiprocessing
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from typing import Any
 
+import torch
 from kedro.framework.project import LOGGING
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
@@ -21,9 +23,12 @@ from pluggy import PluginManager
 
 from incontext_linear.runs.worker import begin
 
+logger = logging.getLogger(__name__)
+
 
 class SideBySideRunner(SequentialRunner):
-    """Run nodes whose inputs are there in worker processes, those that most others wait for first.
+    """Run nodes whose inputs are there in worker processes, those that most others wait for first;
+    where there is a GPU, one after the other in this process.
 
     Args:
         is_async: refused by the session, as for every runner.
@@ -46,6 +51,10 @@ class SideBySideRunner(SequentialRunner):
         hook_manager: PluginManager,
         run_id: str | None = None,
     ) -> None:
+        if torch.cuda.is_available():  # nodes would only take turns, and hand over its memory
+            logger.info("One node at a time, since there is a GPU")
+            super()._run(pipeline, catalog, hook_manager, run_id)
+            return
         context = multiprocessing.get_context("forkserver")
         # Imported once, by the process that the workers are then forked from.
         modules = {node.func.__module__ for node in pipeline.nodes}
