@@ -37,7 +37,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(NUM_WORKERS) --dist loadfile
 test: setup ## run all tests
 	$(PYTEST)
 
-quick: setup ## run the tests that take a minute together
+quick: setup ## run the tests without the slow ones: two minutes
 	$(PYTEST) -m "not slow"
 
 lint: setup ## check style, layers and types

@@ -136,6 +136,7 @@ def test_make_targets_exist(page: Path):
     assert used <= targets
 
 
+@pytest.mark.slow
 @every_page
 def test_kedro_commands_name_pipelines_environments_and_sweeps_that_exist(page: Path):
     unknown = []

@@ -316,6 +316,7 @@ def test_signed_intervals_move_with_the_values(seed):
     pd.testing.assert_frame_equal(moved, plain + 0.1, rtol=1e-6)
 
 
+@pytest.mark.slow
 @given(SEEDS)
 def test_a_column_does_not_depend_on_those_beside_it(seed):
     values = lognormal(40, 70, 2.0, seed)
@@ -480,6 +481,7 @@ def test_heavy_tails_are_covered_where_percentiles_are_not():
     assert covered >= 0.93
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["normal", "uniform", "exponential"])
 def test_light_tails_are_covered_as_often_as_said_and_not_much_longer(name):
     rng = np.random.default_rng(3)
@@ -505,6 +507,7 @@ def test_ratios_of_heavy_tailed_pairs_are_covered_where_percentiles_are_not():
     assert ((table["low"] <= truth) & (table["high"] >= truth)).mean() >= 0.93
 
 
+@pytest.mark.slow
 def test_signed_heavy_tails_are_covered_where_percentiles_are_not():
     values = lognormal(512, 400, 2.0, seed=8) - lognormal(512, 400, 2.0, seed=9)
     table = mean_interval(values, BOOTSTRAP, 0)

@@ -60,6 +60,7 @@ def _cell(log_ratio, against="a", rival="b"):
     return pd.DataFrame([("cell", 1.0, 1, against, rival, log_ratio, 0.0, 0.0)], columns=names)
 
 
+@pytest.mark.slow
 def test_the_strongest_of_many_equal_cells_is_not_confirmed():
     rng = torch.Generator().manual_seed(0)
     candidates = {"a": _noise(1.0, rng), "b": _noise(1.0, rng)}

@@ -135,6 +135,7 @@ def test_conjugate_gradients_are_scipys(prompts, spectrum, num_steps):
         np.testing.assert_allclose(weights, reference, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("predictor", "name", "numbers"),
     [
@@ -265,6 +266,7 @@ def test_the_weights_of_a_predictor_are_its_own(prompts):
     )
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_tables():
     first, second = (learner_filter(Ridge(0.5), TASK, CONFIG, seed=1) for _ in range(2))
     for one, other in zip(first, second, strict=True):

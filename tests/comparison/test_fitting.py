@@ -32,6 +32,7 @@ def _noisy(predictor, std):
     return learner
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "number", "value", "learner"),
     [
@@ -77,6 +78,7 @@ def test_numbers_of_each_k_give_each_ks_member(task, prompts):
         torch.testing.assert_close(by_context[:, column], expected[:, column + 1])
 
 
+@pytest.mark.slow
 def test_what_the_training_distribution_cannot_tell_apart_the_shifts_decide(task):
     """Descent that has converged: 150 and 500 steps are one at home, not where κ is 100."""
     planted = GradientDescent(0.006, 300)

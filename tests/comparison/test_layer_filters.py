@@ -45,6 +45,7 @@ def found(constructed):
     return layer_filters(constructed, TASK, CONFIG, 0, ("skip", "lens", "labels"))
 
 
+@pytest.mark.slow
 def test_skipping_to_the_last_layer_reads_every_step(found):
     steps = found.parameters.query(
         "readout == 'skip' and family == 'scaled_gradient_descent'"
@@ -127,6 +128,7 @@ def test_a_penalty_that_halves_doubles_the_ridges_strength():
     assert path.loc["gradient_time", "linear_r2"] > path.loc["gradient_time", "log_r2"]
 
 
+@pytest.mark.slow
 def test_an_untrained_learner_has_no_filter(untrained):
     tables = layer_filters(untrained, TASK, CONFIG, 0)
     assert (tables.shares["mean"] < 0.1).all()

@@ -48,6 +48,7 @@ def mixture(task, settings):
     return identify(Noisy(learner, 0.05, seed=1), task, settings, seed=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LEARNERS)
 def test_a_noisy_member_is_named_with_its_number(found, name):
     verdict = found[name].verdict
@@ -99,6 +100,7 @@ def test_evidence_is_found_in_the_tables(found):
     assert cell["low"] < cell["chosen_log_ratio"]
 
 
+@pytest.mark.slow
 def test_a_mixture_of_two_algorithms_is_none_of_these(mixture):
     verdict = mixture.verdict
     assert verdict.named is None
@@ -139,6 +141,7 @@ def test_over_seeds_it_is_counted_for_how_many(found, mixture):
     assert (row["survives"], row["named"], row["seeds"]) == (2, 2, 3)
 
 
+@pytest.mark.slow
 def test_seeds_repeat_and_others_differ(task, settings):
     one = {name: None for name in DEFAULT_FAMILIES if name not in ("ridge", "zero")}
     fewer = settings.model_copy(

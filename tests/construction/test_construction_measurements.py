@@ -53,6 +53,7 @@ def constants():
     return constants_table(SMALL, seed=0)
 
 
+@pytest.mark.slow
 def test_the_number_of_layers_does_not_depend_on_d(sizes):
     layers = sizes.groupby("program")["layers"].agg(["min", "max"])
     assert (layers["min"] == layers["max"]).all()
@@ -104,6 +105,7 @@ def test_the_exponent_of_a_power_law_with_a_constant_is_found():
     assert fit_exponent(dims, 3 * dims**1.5 + 20) == 1.5
 
 
+@pytest.mark.slow
 def test_errors_keep_what_the_construction_promises(errors):
     assert set(errors["program"]) == set(PROGRAMS)
     exact = errors[errors["dtype"] == "float64"]
@@ -112,11 +114,13 @@ def test_errors_keep_what_the_construction_promises(errors):
     assert (exact.loc[~single, "relative_error"] < 1e-4).all()
 
 
+@pytest.mark.slow
 def test_tables_are_a_function_of_the_seed(errors):
     pd.testing.assert_frame_equal(error_table(SMALL, seed=0), errors)
     assert not error_table(SMALL, seed=1).equals(errors)
 
 
+@pytest.mark.slow
 def test_each_sweep_contains_the_chosen_constant_once(constants):
     chosen = constants[constants["chosen"]].groupby(["dtype", "constant", "program"]).size()
     assert (chosen == 1).all()
@@ -158,6 +162,7 @@ def test_the_trace_holds_the_gradient_step_it_claims():
     assert last.loc["prediction", "x₂"] == pytest.approx(step @ x["x₂"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_figures_are_drawn(sizes, errors, constants):
     assert len(figures.plot_sizes(sizes, ConstructionConfig()).axes) == 3
     assert len(figures.plot_errors(errors, ConstructionConfig()).axes) == 2
@@ -178,6 +183,7 @@ def made_before(table, expected):
     return give
 
 
+@pytest.mark.slow
 def test_the_documentation_figures_are_written_by_one_command(
     tmp_path, monkeypatch, sizes, errors, constants
 ):

@@ -107,6 +107,7 @@ LOOPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", DIMS)
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_program_equals_a_plain_loop_at_every_prefix(name, dim):
@@ -116,6 +117,7 @@ def test_program_equals_a_plain_loop_at_every_prefix(name, dim):
     assert error < (SINGLE_STEP if name in ("gradient_step", "sherman_morrison") else WHOLE_PROMPT)
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(seed=st.integers(0, 2**32 - 1), dim=st.integers(1, 8), num_examples=st.integers(1, 12))
 @pytest.mark.parametrize("name", PROGRAMS)

@@ -92,6 +92,7 @@ def wild():
     return table.assign(**grown)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beyond", [1e20, 1e300, float("inf"), float("nan")])
 def test_what_diverges_is_drawn_off_and_named_so_and_the_rest_is_drawn(beyond):
     table = wild()

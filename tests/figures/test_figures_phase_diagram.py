@@ -53,6 +53,7 @@ def draws(figure):
     return figure
 
 
+@pytest.mark.slow
 def test_divergences_have_a_panel_for_the_mean_and_each_named_k_and_the_other_figures_colours(
     depth,
 ):
@@ -74,6 +75,7 @@ def test_divergences_have_a_panel_for_the_mean_and_each_named_k_and_the_other_fi
         assert axes.get_xlabel() == "number of layers L"
 
 
+@pytest.mark.slow
 def test_a_transition_is_a_line_at_its_place_and_a_change_of_the_bar(depth):
     divergences, nearest, _, transitions = depth
     figure = draws(plot_axis_divergences(divergences, nearest, transitions))
@@ -143,6 +145,7 @@ def test_the_sweep_its_seeds_and_prompts_are_named(depth):
     assert plot_heat_map(depth[2]).get_suptitle() == ""
 
 
+@pytest.mark.slow
 def test_forty_examples_and_fifteen_predictors_are_drawn():
     names = [f"predictor_{index}" for index in range(15)]
     make = rough(lambda value: 0.1 + np.abs(np.arange(15) - 2 * value), prompts=5, examples=40)
@@ -169,6 +172,7 @@ def test_the_heat_map_of_another_axis_names_the_predictors(depth):
     assert len(figure.legends[0].get_texts()) == 1
 
 
+@pytest.mark.slow
 def test_what_diverged_is_left_out_and_the_rest_is_drawn(depth):
     divergences, nearest, heat_map, transitions = (table.copy() for table in depth)
     for table in (divergences, heat_map):
@@ -180,6 +184,7 @@ def test_what_diverged_is_left_out_and_the_rest_is_drawn(depth):
     assert texts.count("diverged") == len(VALUES)
 
 
+@pytest.mark.slow
 def test_one_value_and_one_seed_are_drawn():
     make = rough(lambda value: np.array([0.1, 0.5]))
     parts = tables(measure((4,), make, seeds=(0,), names=("a", "b"), num_resamples=10))
@@ -201,6 +206,7 @@ def test_coordinates_are_named_in_the_fields_terms():
     assert axis_label("my.parameter") == "my.parameter"
 
 
+@pytest.mark.slow
 def test_tables_are_not_changed_by_drawing(depth):
     before = [table.copy() for table in depth]
     plot_nearest(depth[1])

@@ -131,6 +131,7 @@ def test_probe_figures_have_a_panel_a_read_out_and_a_row_a_layer(probes):
     assert axes.get_title(loc="left") == "Xᵀy, linear, k = 2"
 
 
+@pytest.mark.slow
 def test_attention_maps_have_a_panel_a_layer_and_head_and_ticks_of_tokens():
     maps = {"attention": torch.full((2, 3, 5, 5), 0.2)}
     figure = figures_probing.plot_attention(maps, *RUN)

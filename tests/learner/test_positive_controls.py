@@ -104,6 +104,7 @@ def test_fitted_steps_recover_planted_ones():
     assert share(descend(xs, ys, fitted[0], fitted[1]) - predictions, ys) < 1e-8
 
 
+@pytest.mark.slow
 def test_a_planted_algorithm_is_nearest_to_itself():
     control = Control("test", "planted", {}, Distribution(SMALL))
     calibration, scored = draw(control.distribution, 512), draw(control.distribution, 512, seed=1)

@@ -177,6 +177,7 @@ def test_where_all_coincide_nothing_is_clear():
     assert not table["clear"].any()
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10**6), st.integers(1, 3), st.integers(2, 5))
 def test_certainty_and_margins_are_consistent(seed, num_seeds, num_predictors):
     rng = np.random.default_rng(seed)
@@ -202,6 +203,7 @@ def test_certainty_and_margins_are_consistent(seed, num_seeds, num_predictors):
     assert changes["share"].between(0, 1).all()
 
 
+@pytest.mark.slow
 @given(st.permutations(range(4)))
 def test_the_order_of_the_predictors_changes_nothing(order):
     make = rough(lambda value: np.array([0.1, 0.2, 0.15, 0.3]) * value)
@@ -242,6 +244,7 @@ def test_noise_is_interpolated_linearly():
     assert row.location == pytest.approx(0.3, abs=0.03)
 
 
+@pytest.mark.slow
 def test_intervals_of_a_transition_cover_its_place_about_as_often_as_they_say():
     covered = []
     for trial in range(40):

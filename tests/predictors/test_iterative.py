@@ -164,6 +164,7 @@ def test_as_many_conjugate_gradients_as_dimensions_are_least_squares():
     assert (error <= 1e-6 * expected.norm(dim=-1)).all()
 
 
+@pytest.mark.slow
 def test_without_momentum_or_decay_they_are_the_plain_algorithms():
     xs, ys = _prompts()
     torch.testing.assert_close(HeavyBall(0.01, 6, 0)(xs, ys), GradientDescent(0.01, 6)(xs, ys))

@@ -43,6 +43,7 @@ def drawn(name, normalization, num_prompts=NUM_PROMPTS):
     return features(xs, ys, prefix_scales(NUM_EXAMPLES, normalization)), ys
 
 
+@pytest.mark.slow
 @every
 @pytest.mark.parametrize("normalization", ["examples", "none"])
 @pytest.mark.parametrize("loss", ["mean", "last"])
@@ -61,6 +62,7 @@ def test_no_step_is_better_than_the_closed_form(name, normalization, loss):
     assert (errors < 0.05 * step.norm()).all()
 
 
+@pytest.mark.slow
 @every
 @pytest.mark.parametrize("normalization", ["examples", "none"])
 def test_the_risk_of_any_step_is_that_on_drawn_prompts(name, normalization):
@@ -151,6 +153,7 @@ def test_what_is_not_allowed_is_named(arguments, said):
         OptimalStep(**({"task": task_of("plain")} | arguments))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ratio", [0.25, 1.0, 4.0])
 def test_the_resolvent_is_that_of_large_random_matrices(ratio):
     dim = 1200

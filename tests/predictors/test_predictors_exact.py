@@ -59,6 +59,7 @@ def assert_close(actual, expected, tolerance=1e-8):
     assert (error <= tolerance * size).all(), (error / np.maximum(size, 1e-300)).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", references.CASES)
 @pytest.mark.parametrize("name", LINEAR)
 def test_weights_agree_with_an_independent_implementation_at_every_prefix(name, case):
@@ -68,6 +69,7 @@ def test_weights_agree_with_an_independent_implementation_at_every_prefix(name, 
     assert_close(predictor.weights(*to_torch(xs, ys)), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", references.CASES)
 @pytest.mark.parametrize("name", LINEAR)
 def test_predictions_agree_with_an_independent_implementation_at_every_prefix(name, case):
@@ -80,6 +82,7 @@ def test_predictions_agree_with_an_independent_implementation_at_every_prefix(na
     ).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", references.CASES)
 @pytest.mark.parametrize("weights", ["uniform", "distance"])
 @pytest.mark.parametrize("num_neighbors", [1, 3, 50])
@@ -134,6 +137,7 @@ def test_least_squares_loses_no_more_digits_than_the_worst_conditioned_prefix_as
     assert (error <= 2e-14 * condition * np.linalg.norm(expected, axis=-1)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("penalty", [0.0, 1e-8, 0.1])
 def test_many_gaussian_prompts_are_fitted_to_1e_minus_8_or_their_condition(penalty):
     rng = np.random.default_rng(1)

@@ -79,6 +79,7 @@ def integer_prompts(draw):
     return xs * 10.0**exponent, ys
 
 
+@pytest.mark.slow
 @given(integer_prompts())
 @settings(max_examples=300, deadline=None)
 def test_least_squares_has_minimum_norm_whatever_the_rank(prompt):
@@ -89,6 +90,7 @@ def test_least_squares_has_minimum_norm_whatever_the_rank(prompt):
     assert np.abs(actual - expected).max() <= 1e-10 * size * references.worst_condition(xs).max()
 
 
+@pytest.mark.slow
 @given(integer_prompts(), st.sampled_from([1e-30, 1e-9, 1e-3, 1.0, 1e9]))
 @settings(max_examples=200, deadline=None)
 def test_ridge_agrees_with_singular_values_whatever_the_rank_and_penalty(prompt, penalty):
@@ -106,6 +108,7 @@ def test_every_predictor_has_the_one_form(name):
     assert predictor(*gaussian()).shape == (3, 9)
 
 
+@pytest.mark.slow
 @every
 @given(seed=seeds, k=st.integers(0, 8))
 @fast
@@ -133,6 +136,7 @@ def test_the_last_y_is_never_read(name):
     assert torch.equal(PREDICTORS[name](xs, ys), PREDICTORS[name](xs, unread))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BATCH)
 @given(seed=seeds)
 @fast
@@ -148,6 +152,7 @@ def test_the_order_of_the_examples_does_not_matter(name, seed):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EQUIVARIANT)
 @given(seed=seeds, scale=st.floats(-1e6, 1e6).filter(lambda scale: abs(scale) > 1e-6))
 @fast
@@ -235,6 +240,7 @@ def test_predictions_are_linear_in_the_query(name):
     torch.testing.assert_close(together, 2 * apart[0] - 3 * apart[1])
 
 
+@pytest.mark.slow
 @every
 @given(seed=seeds)
 @fast

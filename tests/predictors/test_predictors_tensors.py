@@ -116,6 +116,7 @@ def test_strides_do_not_matter(name):
     assert torch.equal(PREDICTORS[name](*strided), PREDICTORS[name](xs, ys))
 
 
+@pytest.mark.slow
 @every
 def test_gradients_are_those_of_finite_differences(name):
     xs, ys = gaussian(num_prompts=2, num_examples=6)
@@ -124,6 +125,7 @@ def test_gradients_are_those_of_finite_differences(name):
     )
 
 
+@pytest.mark.slow
 @every
 def test_gradients_are_those_of_finite_differences_at_queries(name):
     xs, ys = gaussian(num_prompts=1, num_examples=5)
@@ -162,6 +164,7 @@ def test_a_gpu_gives_the_numbers_of_the_cpu(name, dtype):
 MEASURE_MEMORY = Path(__file__).parent / "programs" / "measure_memory.py"
 
 
+@pytest.mark.slow
 def test_memory_stays_in_proportion_to_the_prompts():
     """Within 4 times the prompts: some 1.3 GB for 100,000 of them. A d×d matrix a prefix would be 8
     times.

@@ -179,6 +179,7 @@ def test_the_rotated_networks_short_cut_for_the_query_changes_no_answer():
     torch.testing.assert_close(short, predict_from(frozen(network), edited, 3)[:, -1])
 
 
+@pytest.mark.slow
 def test_registers_say_what_gradient_descent_holds_where():
     config = AlignmentConfig(positions=("query", "y_tokens"))
     held = held_variables("gradient_descent", config, num_pairs=32)

@@ -76,6 +76,7 @@ def rotated() -> tuple[Any, SearchPairs]:
     return model, SearchPairs(states, "query", span, wanted, wanted.var(1))
 
 
+@pytest.mark.slow
 def test_known_subspaces_are_found_at_their_ranks_and_at_no_smaller_one(
     rotated: tuple[Any, SearchPairs],
 ):
@@ -94,6 +95,7 @@ def test_known_subspaces_are_found_at_their_ranks_and_at_no_smaller_one(
     assert weights[2] < 1e-4 < 0.1 < weights[0]
 
 
+@pytest.mark.slow
 def test_steps_from_the_closed_form_end_lower_than_from_random_subspaces(
     rotated: tuple[Any, SearchPairs],
 ):

@@ -85,6 +85,7 @@ def test_the_constructed_learner_takes_steps_of_gradient_descent(constructed, pr
     assert missed.square().mean() < 1e-4 * reference.square().mean()
 
 
+@pytest.mark.slow
 def test_probes_read_the_moment_from_the_layer_of_the_products_on(scores):
     assert (scores.loc[:1, "moment"] > 0.8).all()
     assert (scores.loc[2:, "moment"] < 0.05).all()
@@ -104,6 +105,7 @@ def test_scores_name_what_each_layer_computes(constructed, probed):
     assert (lines[0], lines[3], lines[LAST]) == ("embedding", "XᵀX, Xᵀy", "wᵀx")
 
 
+@pytest.mark.slow
 def test_interchange_of_the_context_decides_until_every_column_has_its_own_sums(moved):
     context = moved.loc["interchange_context", "all"]["fraction"]
     assert context.loc[:2].to_numpy() == pytest.approx(1.0, abs=1e-3)

@@ -47,6 +47,7 @@ def planted_fit():
     return fit_probes(hidden, [0, 1], columns, CONFIG, seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("readout", [0, 1], ids=["linear", "mlp"])
 def test_probes_find_a_planted_target_in_its_layer_and_position_only(planted_fit, readout):
     error = planted_fit.squared_error[0, :, readout].mean(-1)
@@ -70,6 +71,7 @@ def test_the_linear_readout_decodes_in_the_units_of_states_and_targets(planted_f
     )
 
 
+@pytest.mark.slow
 def test_probes_of_one_batched_pass_equal_those_trained_alone():
     hidden, columns = planted_states()
     hidden = hidden.double()
@@ -94,6 +96,7 @@ def test_probes_of_one_batched_pass_equal_those_trained_alone():
             )
 
 
+@pytest.mark.slow
 def test_layers_fitted_by_groups_where_states_are_large_give_the_same_probes(monkeypatch):
     hidden, columns = planted_states()
     config = CONFIG.model_copy(update={"num_steps": 40, "num_seeds": 2})

@@ -73,6 +73,7 @@ def test_the_extras_hold_what_the_core_does_not():
     assert {"dask", "distributed"} <= needed(both)
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_what_is_no_python(wheel: Path):
     with zipfile.ZipFile(wheel) as files:
         names = set(files.namelist())

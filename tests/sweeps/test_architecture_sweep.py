@@ -21,6 +21,7 @@ def variants():
     return project.variants("architecture", project.sweep("architecture"))
 
 
+@pytest.mark.slow
 def test_every_architecture_has_five_seeds_and_one_task(variants):
     assert list(dict.fromkeys(v.axes["architecture"] for v in variants)) == NAMES
     assert len(variants) == 5 * len(NAMES)
@@ -58,6 +59,7 @@ def test_the_optimal_step_is_a_baseline_of_the_sweeps_own_task(variants):
     assert built == OptimalStep(parameters.task)
 
 
+@pytest.mark.slow
 def test_the_smallest_environment_runs_it_with_fewer_seeds():
     bootstrap_project(PROJECT)
     project = Project(PROJECT, "test")

@@ -170,6 +170,7 @@ def test_an_axis_may_go_through_a_key_that_holds_dots():
     assert [v.parameters.baselines.active["ridge_0.1"]["penalty"] for v in variants] == [0.1, 0.2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "changes"),
     [
@@ -299,6 +300,7 @@ def test_where_a_variant_stands(status, fingerprint, at_work, expected):
     assert standing({}, "same", at_work) == "missing"
 
 
+@pytest.mark.slow
 def test_two_drivers_cannot_work_on_one_sweep_and_a_killed_one_leaves_no_lock(tmp_path):
     folder = SweepFolder(tmp_path, Path("sweep"))
     holder = (
@@ -321,6 +323,7 @@ def test_two_drivers_cannot_work_on_one_sweep_and_a_killed_one_leaves_no_lock(tm
         pass
 
 
+@pytest.mark.slow
 def test_a_status_that_is_asked_for_while_a_driver_starts_does_not_refuse_it(tmp_path):
     folder, stop = SweepFolder(tmp_path, Path("sweep")), threading.Event()
 

@@ -55,6 +55,7 @@ def unwritten(*shape: int) -> torch.Tensor:
 
 
 # One token, one tile, more programs than tiles, widths below and above a tile.
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_tokens", "width"), [(1, 16), (37, 32), (5, 1024), (600, 16)])
 def test_add_norm_is_the_sums_layer_norm_and_so_is_its_gradient(num_tokens, width):
     tensors = [draw(num_tokens, width, seed=seed) for seed in range(4)]
@@ -84,6 +85,7 @@ def test_without_a_branch_the_stream_itself_is_normalised():
     assert_near(result, F.layer_norm(stream, (32,), scale, shift, EPSILON).cpu().double())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # of what is meant to be infinite
 @pytest.mark.parametrize(("num_tokens", "num_units"), [(1, 16), (37, 96), (300, 130)])
 def test_gelu_and_its_gradient(num_tokens, num_units):
@@ -107,6 +109,7 @@ def test_gelu_and_its_gradient(num_tokens, num_units):
     assert_near(branch_kernels.sum_rows(sums[None], torch.float32)[0], grad_of(shift))
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(num_tokens=st.integers(1, 128), num_heads=st.sampled_from([1, 2, 4]))
 def test_attention_and_its_gradient_at_every_length(num_tokens, num_heads):
@@ -114,6 +117,7 @@ def test_attention_and_its_gradient_at_every_length(num_tokens, num_heads):
 
 
 # One block, a full one, one more token than that, and what two full ones hold.
+@pytest.mark.slow
 @pytest.mark.parametrize("num_tokens", [1, 64, 65, 79, 128])
 def test_attention_at_the_edges_of_its_blocks(num_tokens):
     check_attention(num_tokens, 2)
@@ -162,6 +166,7 @@ def gradients(model: Transformer, xs: torch.Tensor, ys: torch.Tensor) -> dict[st
     return {name: grad_of(parameter) for name, parameter in model.named_parameters()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_parts", [1, 2])
 @pytest.mark.parametrize("num_examples", [1, 4, 6])
 def test_fused_blocks_give_the_predictions_and_the_gradients_of_plain_ones(

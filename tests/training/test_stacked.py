@@ -93,6 +93,7 @@ def double() -> Iterator[None]:
     tasks._pool.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("optimizer", "loss"), [("adamw", "uniform"), ("muon", "likelihood")])
 def test_each_learner_is_what_it_would_be_alone(optimizer, loss, double):
     settings: dict[str, Any] = {"weight_decay": 0.1, "gradient_clip": 0.3, "num_steps": 10}
@@ -102,6 +103,7 @@ def test_each_learner_is_what_it_would_be_alone(optimizer, loss, double):
         assert_close(found, train(one, "cpu"), 1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
     [
@@ -131,6 +133,7 @@ def test_an_architecture_that_cannot_be_mapped_is_refused_by_its_name():
         StackedRun(recurrent, "cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_in_float32_they_differ_by_rounding(optimizer):
     recipes = various(optimizer=optimizer, num_steps=10)
@@ -180,6 +183,7 @@ class KilledError(Exception):
     """Stands for a signal that ends the process."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["in a step", "between two learners"])
 def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(tmp_path, monkeypatch, where):
     recipes = [
@@ -234,6 +238,7 @@ def test_checkpoints_of_a_stack_and_of_a_run_alone_are_the_same_thing(tmp_path):
     assert_alike(alone, train(recipes[1], "cpu"))
 
 
+@pytest.mark.slow
 def test_learners_without_a_common_step_begin_anew(tmp_path):
     store, recipes = CheckpointStore(tmp_path), various()[:2]
     unbroken = together(recipes, store)

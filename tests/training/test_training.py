@@ -77,6 +77,7 @@ def test_no_warmup_starts_at_the_full_rate():
     assert learning_rate_at(0, training) == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_training_brings_the_loss_down(optimizer):
     history = run(optimizer=optimizer, num_steps=150, batch_size=32).record["history"]
@@ -110,6 +111,7 @@ def test_the_fingerprint_ignores_what_the_result_does_not_depend_on():
     assert Recipe(TASK, MODEL, TRAINING, 1).fingerprint != FINGERPRINT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_bfloat16_matrices_with_float32_masters_follow_the_float32_losses(optimizer):
     plain = losses(optimizer=optimizer, precision="float32")
@@ -180,6 +182,7 @@ def test_a_truncated_checkpoint_is_named_and_the_one_before_it_used(tmp_path, un
     assert_same(resumed, unbroken)
 
 
+@pytest.mark.slow
 def test_with_every_checkpoint_damaged_training_starts_anew(tmp_path, unbroken):
     store = CheckpointStore(tmp_path)
     run(store)
