@@ -133,8 +133,15 @@ def test_an_error_ends_the_run_and_what_runs_beside_it():
         node(time.sleep, "long", "slept", name="sleeps"),
     ]
     recorder = Recorder()
-    with pytest.raises(ValueError, match="math domain error"):
-        carry_out(nodes, recorder, a=-1.0, long=3600)
+    own = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(3600,))
+    own.start()
+    try:
+        with pytest.raises(ValueError, match="math domain error"):
+            carry_out(nodes, recorder, a=-1.0, long=3600)
+        assert own.is_alive()  # a process of the program's own is nobody else's to end
+    finally:
+        own.kill()
+        own.join()
     assert ("fails", "fails") in recorder.calls
     assert ("ends", "sleeps") not in recorder.calls
 

@@ -19,7 +19,15 @@ from incontext_linear.figures.style import (
 from incontext_linear.figures.words import algorithm_name
 
 CURVES = ("SPD", "ILWD", "squared error", "R²")
-LAYERS = ("probe error", "causality", "nearest steps", "filters")
+LAYERS = (
+    "probe error",
+    "causality",
+    "nearest steps",
+    "filters",
+    "share of the counterfactual",
+    "variable found",
+)
+LOGARITHMIC = ("SPD", "ILWD", "squared error", "nearest steps")
 MOST = 8
 """Series of one panel at most: those with the smallest means, or the first ones."""
 
@@ -30,7 +38,7 @@ def plot_curves(means: pd.DataFrame, singles: pd.DataFrame, sweep: str) -> Figur
 
 
 def plot_layers(means: pd.DataFrame, singles: pd.DataFrame, sweep: str) -> Figure:
-    """Probe errors, interventions, nearest steps and filters against the layer."""
+    """Probe errors, interventions, nearest steps, filters and causal variables, by layer."""
     return _plot(means, singles, sweep, LAYERS, "layer")
 
 
@@ -53,7 +61,7 @@ def _plot(
             for table in (means, singles)
         )
         _draw(axes, mean, single)
-        if measure in ("SPD", "ILWD", "squared error", "nearest steps"):
+        if measure in LOGARITHMIC:
             log_scale(axes)
         layer_axis(axes)
         over = mean["over"].iloc[0]

@@ -17,6 +17,7 @@ from incontext_linear.figures.style import (
     prepare_axes,
 )
 from incontext_linear.figures.words import describe_run
+from incontext_linear.probing.alignment_rule import FOUND
 
 LAYER = "layer (0: embedding)"
 _SHARE = ("share", "low", "high")
@@ -91,7 +92,7 @@ def _draw_place(axes: Axes, curve: pd.DataFrame, place: str) -> None:
     draw_curve(axes, curve, "layer", {"color": color}, "_" + place, _SHARE)
     control = curve[["random", "control"]].max(axis=1)
     axes.plot(curve["layer"], control, color=color, linestyle="--", linewidth=1)
-    found = curve["verdict"] == "found"
+    found = curve["verdict"] == FOUND
     for chosen, face in ((found, color), (~found, "white")):
         rows = curve[chosen]
         look = {"marker": "o", "linestyle": "", "markersize": 5, "color": color}

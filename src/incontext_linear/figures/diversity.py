@@ -14,6 +14,7 @@ from incontext_linear.figures.style import (
     panel_grid,
     prepare_axes,
 )
+from incontext_linear.figures.words import prompts_name
 
 _LOOKS = {
     "discrete_mmse": ("the pool's posterior mean", PALETTE[1], "-"),
@@ -21,7 +22,6 @@ _LOOKS = {
     "zero": ("zero", MUTED, ":"),
     "labels": ("labels (the learner's risk)", INK, "--"),
 }
-_TITLES = {"pool": "prompts of the learner's own pool", "prior": "prompts of the prior"}
 SIZE = "number of tasks in the pool, M"
 
 
@@ -43,9 +43,7 @@ def plot_diversity(curves: pd.DataFrame, thresholds: pd.DataFrame, run: str = ""
         axes.set_yscale("log")
         _mark(axes, thresholds[thresholds["prompts"] == kind], MUTED)
         _size_axis(axes, table)
-        prepare_axes(
-            axes, _TITLES.get(str(kind), str(kind)), SIZE, "squared distance, share of Var(y)"
-        )
+        prepare_axes(axes, prompts_name(str(kind)), SIZE, "squared distance, share of Var(y)")
     axes = grid[-1]
     for kind, color in zip(kinds, (PALETTE[2], PALETTE[3]), strict=False):
         rows = table[(table["prompts"] == kind) & (table["quantity"] == "preference")]

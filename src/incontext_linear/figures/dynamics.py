@@ -23,7 +23,7 @@ from incontext_linear.figures.style import (
     prepare_axes,
     styles,
 )
-from incontext_linear.figures.words import algorithm_name, target_name
+from incontext_linear.figures.words import algorithm_name, prompts_name, target_name
 
 UNTRAINED = 0.5
 """Where step 0 is drawn on the logarithmic axis of the steps."""
@@ -54,8 +54,12 @@ def _of(table: pd.DataFrame, prompts: str) -> pd.DataFrame:
 
 
 def _titles(table: pd.DataFrame) -> dict[str, str]:
-    names = {"home": "prompts as in training", "prior": "w from the prior of the pool"}
-    return {str(name): names.get(str(name), str(name)) for name in table["prompts_of"].unique()}
+    return {str(name): prompts_name(str(name)) for name in table["prompts_of"].unique()}
+
+
+def distance_name(predictor: str) -> str:
+    """What learners are near to: an algorithm, or the labels."""
+    return "labels (the risk)" if predictor == LABELS else algorithm_name(predictor)
 
 
 def plot_distances(spd: pd.DataFrame, run: str = "") -> Figure:
@@ -68,10 +72,8 @@ def plot_distances(spd: pd.DataFrame, run: str = "") -> Figure:
     looks = styles(means["predictor"]) | {LABELS: {"color": INK, "linestyle": "--"}}
     for axes, (name, title) in zip(grid, titles.items(), strict=True):
         for predictor, rows in _of(means, name).groupby("predictor", sort=False):
-            label = "risk" if predictor == LABELS else algorithm_name(str(predictor))
-            draw_curve(
-                axes, rows.assign(step=_places(rows["step"])), "step", looks[str(predictor)], label
-            )
+            label, look = distance_name(str(predictor)), looks[str(predictor)]
+            draw_curve(axes, rows.assign(step=_places(rows["step"])), "step", look, label)
         log_scale(axes)
         _step_axis(axes)
         prepare_axes(axes, title, STEP, "SPD, share of Var(y)")

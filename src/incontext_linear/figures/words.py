@@ -38,6 +38,11 @@ _FAMILIES = {
     "knn": "{} nearest neighbours",
     "first": "least squares on the first {}",
 }
+_PROMPTS = {
+    "home": "prompts as in training",
+    "pool": "prompts of the learner's own pool",
+    "prior": "prompts of the prior",
+}
 _TARGETS = {
     "moment": "Xᵀy",
     "least_squares": "least-squares weights",
@@ -89,6 +94,11 @@ def algorithm_name(name: str) -> str:
         words += " examples"
     weights = (match["rest"] or "").removeprefix("_")
     return f"{words}, by {weights}" if weights else words
+
+
+def prompts_name(name: str) -> str:
+    """Which prompts learners are measured on, in words."""
+    return _PROMPTS.get(name, name)
 
 
 def shift_name(name: str) -> str:

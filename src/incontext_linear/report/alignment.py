@@ -5,6 +5,7 @@ import pandas as pd
 from incontext_linear.figures.alignment import model_name, position_name
 from incontext_linear.figures.interactive import Panel, curves, heat_map
 from incontext_linear.figures.words import algorithm_name
+from incontext_linear.probing.alignment_rule import FOUND
 from incontext_linear.report.content import (
     Answer,
     Chapter,
@@ -15,7 +16,6 @@ from incontext_linear.report.content import (
     with_interval,
 )
 
-FOUND = "found"
 SHARE = ("share", "low", "high")
 
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from incontext_linear.dynamics.behaviour import LABELS
-from incontext_linear.figures.across_seeds import CURVES, LAYERS
+from incontext_linear.figures.across_seeds import CURVES, LAYERS, LOGARITHMIC
+from incontext_linear.figures.dynamics import distance_name
 from incontext_linear.figures.interactive import Panel, curves, heat_map
-from incontext_linear.figures.words import algorithm_name
+from incontext_linear.figures.words import algorithm_name, prompts_name
 from incontext_linear.report.content import (
     SEEDS,
     Answer,
@@ -19,13 +19,7 @@ from incontext_linear.report.content import (
     with_interval,
 )
 
-LOGARITHMIC = ("SPD", "ILWD", "squared error", "nearest steps")
 STEP = "training step (step 0 is drawn at ½)"
-PROMPTS_OF = {
-    "home": "prompts as in training",
-    "prior": "prompts of the prior",
-    "pool": "prompts of the pool",
-}
 MOST = 10
 """Curves of one panel at most: those with the smallest means."""
 
@@ -100,7 +94,7 @@ def dynamics(results: Results) -> Chapter | None:
     )
     last = nearest[nearest["step"] == nearest["step"].max()]
     parts = [
-        f"{PROMPTS_OF.get(str(name), str(name))}: "
+        f"{prompts_name(str(name))}: "
         + ", ".join(
             f"{algorithm_name(str(own))} at {count} of {len(rows)} k"
             for own, count in rows["nearest"].value_counts().items()
@@ -118,16 +112,12 @@ def _distances(spd: pd.DataFrame) -> Shown:
     means = means.assign(step=means["step"].astype(float).clip(lower=0.5))
     panels = [
         Panel(
-            rows, "step", "predictor", PROMPTS_OF.get(str(name), str(name)), STEP,
-            "SPD, share of Var(y)", name=_distance_to, log_x=True, log_y=True,
+            rows, "step", "predictor", prompts_name(str(name)), STEP,
+            "SPD, share of Var(y)", name=distance_name, log_x=True, log_y=True,
         )
         for name, rows in means.groupby("prompts_of", sort=False)
     ]  # fmt: skip
     return Shown("Distances along training", _ALONG, "spd", curves(panels))
-
-
-def _distance_to(predictor: str) -> str:
-    return "labels (the squared error)" if predictor == LABELS else algorithm_name(predictor)
 
 
 def _nearest(nearest: pd.DataFrame) -> list[Shown]:
@@ -142,7 +132,7 @@ def _nearest(nearest: pd.DataFrame) -> list[Shown]:
             wide["margin"], "training step", "examples seen, k", "margin", log=True,
             scale="Blues", hover=names, limits=(1.0, 10.0),
         )  # fmt: skip
-        title = f"The nearest algorithm, {PROMPTS_OF.get(str(name), str(name))}"
+        title = f"The nearest algorithm, {prompts_name(str(name))}"
         shown.append(Shown(title, _NEAREST, "nearest", figure))
     return shown
 
@@ -171,14 +161,14 @@ def diversity(results: Results) -> Chapter | None:
     panels = [
         Panel(
             rows.assign(pool_size=rows["pool_size"].astype(float)), "pool_size", "quantity",
-            PROMPTS_OF.get(str(name), str(name)), "number of tasks in the pool, M",
+            prompts_name(str(name)), "number of tasks in the pool, M",
             "squared distance, share of Var(y)", log_x=True, log_y=True,
         )
         for name, rows in distances.groupby("prompts", sort=False)
     ]  # fmt: skip
     thresholds = [
         Number.of(
-            f"Threshold M, {PROMPTS_OF.get(str(row['prompts']), str(row['prompts']))}",
+            f"Threshold M, {prompts_name(str(row['prompts']))}",
             row,
             ("threshold", "low", "high"),
             over=f"{SEEDS} and prompts",

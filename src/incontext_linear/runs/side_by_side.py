@@ -59,12 +59,13 @@ class SideBySideRunner(SequentialRunner):
         # Imported once, by the process that the workers are then forked from.
         modules = {node.func.__module__ for node in pipeline.nodes}
         context.set_forkserver_preload(["__main__", begin.__module__, *sorted(modules)])
+        others = set(multiprocessing.active_children())
         pool = ProcessPoolExecutor(self.num_workers, context, begin, (dict(LOGGING),))
         done: set[Node] = set()
         try:
             self._run_in(pool, _Calls(catalog, hook_manager, run_id), pipeline, catalog, done)
         except BaseException as error:
-            for process in multiprocessing.active_children():
+            for process in set(multiprocessing.active_children()) - others:
                 process.terminate()
             if isinstance(error, Exception):
                 self._suggest_resume_scenario(pipeline, done, catalog)
