@@ -27,10 +27,11 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from incontext_linear.config import LearnerConfig, ModelConfig
 from incontext_linear.learner import delta, linear_attention, looped
-from incontext_linear.learner.attention import plain_attention
+from incontext_linear.learner.attention import causal_attention, plain_attention
 from incontext_linear.learner.base import Network
 from incontext_linear.learner.saved import Learner
 from incontext_linear.learner.transformer import Attention, Transformer
@@ -50,6 +51,16 @@ logger = logging.getLogger(__name__)
 
 DIVERGED = "diverged_beside"
 """The entry of a checkpoint's description that says which learners of its stack had diverged."""
+
+
+MAPPABLE_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
+"""PyTorch's attention kernels that `torch.vmap` gets right on a GPU (torch 2.11, H200). Of the
+others, cuDNN's fails where it is compiled and gives gradients that are no numbers where it is not,
+and the memory-efficient one refuses the alignment of what vmap hands to its backward pass.
+"""
+
+SHORT = 32
+"""Tokens up to which attention by matrix products is as fast on a GPU, or faster."""
 
 
 STACKABLE = (
@@ -127,17 +138,22 @@ class MappedForward:
         self._map = torch.compile(_mapped, dynamic=False) if compiled else _mapped
         _use_mappable_attention(stack)
 
+    @sdpa_kernel(MAPPABLE_ATTENTION)
     def __call__(self, xs: Tensor, ys: Tensor) -> Float[Tensor, "learner batch example"]:
         """Predictions of every learner on its own prompts."""
         return self._map(self._stack, _parameters(self._stack), xs, ys)
 
 
 def _use_mappable_attention(stack: Network) -> None:
+    for module in stack.modules():
+        if isinstance(module, Attention):
+            module.mix = _mappable_attention
+
+
+def _mappable_attention(packed: Tensor, num_heads: int) -> Tensor:
     """On a CPU `torch.vmap` would go through PyTorch's fused attention one learner at a time."""
-    if next(stack.parameters()).device.type == "cpu":
-        for module in stack.modules():
-            if isinstance(module, Attention):
-                module.mix = plain_attention
+    plain = packed.device.type == "cpu" or packed.shape[-2] <= SHORT
+    return (plain_attention if plain else causal_attention)(packed, num_heads)
 
 
 class StackedForward:
@@ -155,6 +171,7 @@ class StackedForward:
         self._map = torch.compile(_mapped, dynamic=False) if compiled else _mapped
         _use_mappable_attention(stack)
 
+    @sdpa_kernel(MAPPABLE_ATTENTION)
     def __call__(self, xs: Tensor, ys: Tensor) -> Float[Tensor, "learner batch example"]:
         """Predictions of every learner on its own prompts."""
         hidden = self._map(self._embed, self._embed.parts(), xs, ys)
