@@ -28,7 +28,7 @@ from incontext_linear.environment import (
 from incontext_linear.parameters import ParameterError, Parameters
 from incontext_linear.progress import training_progress
 from incontext_linear.runs.interrupts import interruptible
-from incontext_linear.sizes import SizeError, check_sizes
+from incontext_linear.runs.sizes import SizeError, check_sizes
 from incontext_linear.training import train
 from incontext_linear.training.processes import process_group
 

@@ -32,8 +32,8 @@ from incontext_linear.learner.sources import LearnerSource, load_source
 from incontext_linear.parameters import ParameterError, check_parameters
 from incontext_linear.phase_diagram.variants import PhaseDiagramError
 from incontext_linear.progress import announce
-from incontext_linear.rehearsal import rehearse
 from incontext_linear.runs.locks import LOCK_FILE, holds
+from incontext_linear.runs.rehearsal import rehearse
 from incontext_linear.runs.session import VARIANT_IS_SET
 from incontext_linear.tracking import learner_of_run
 from incontext_linear.training import TrainingDivergedError

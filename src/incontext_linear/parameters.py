@@ -11,7 +11,6 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, NonNegativeInt, SerializeAsAny, ValidationError
 
-from incontext_linear.across_seeds.config import AcrossSeedsConfig
 from incontext_linear.comparison.config import ComparisonConfig
 from incontext_linear.comparison.families import build_families
 from incontext_linear.comparison.identification import IdentificationConfig
@@ -31,6 +30,7 @@ from incontext_linear.dynamics.behaviour import DISCRETE
 from incontext_linear.dynamics.config import DynamicsConfig
 from incontext_linear.dynamics.fitted import training_families
 from incontext_linear.learner.sources import LearnerSource
+from incontext_linear.phase_diagram.across_seeds.config import AcrossSeedsConfig
 from incontext_linear.phase_diagram.config import DiversityConfig, PhaseDiagramConfig
 from incontext_linear.predictors import Baselines
 from incontext_linear.probing.alignment_config import AlignmentConfig

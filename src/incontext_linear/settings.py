@@ -26,7 +26,7 @@ for _logger, _text in _NOISE.items():
 with quiet_start():
     from incontext_linear.environment import CONFIG_LOADER_ARGS  # noqa: F401
     from incontext_linear.hooks import ProjectChecks, Stages
-    from incontext_linear.reporting import Reporting
+    from incontext_linear.runs.reporting import Reporting
     from incontext_linear.runs.session import ProjectSession
     from incontext_linear.tracking import Tracking
 

@@ -14,7 +14,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from incontext_linear.config import Mixture, TaskConfig
-from incontext_linear.shapes import Xs, Ys
+
+# Shapes that recur in signatures, of B prompts of n examples in d dimensions. Within one call the
+# names of the axes mean the same numbers, here and beside these aliases.
+Xs = Float[Tensor, "batch example dim"]
+"""Inputs (B, n, d)."""
+Ys = Float[Tensor, "batch example"]
+"""Labels, or predictions of them, (B, n)."""
 
 
 class Prompts(NamedTuple):

@@ -31,8 +31,8 @@ from incontext_linear.files import UnreadableFileError
 from incontext_linear.learner.saved import Learner, load_learner, save_learner
 from incontext_linear.learner.transformer import Transformer
 from incontext_linear.parameters import check_parameters
-from incontext_linear.rehearsal import rehearse
-from incontext_linear.sizes import NEEDS
+from incontext_linear.runs.rehearsal import rehearse
+from incontext_linear.runs.sizes import NEEDS
 
 RUN = ("run", "--env", "test", "--pipelines", "data_generation,model_training")
 DRAW = ("run", "--env", "test", "--pipelines", "data_generation")

@@ -18,13 +18,13 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline
 from kedro.runner import SequentialRunner
 
-from incontext_linear import sizes
 from incontext_linear.config import MOST, ModelConfig, TaskConfig
 from incontext_linear.datasets import CheckpointsDataset
 from incontext_linear.learner.transformer import Transformer
 from incontext_linear.parameters import ParameterError, check_parameters
-from incontext_linear.rehearsal import rehearse
-from incontext_linear.sizes import SizeError, check_sizes, machine_memory, num_parameters
+from incontext_linear.runs import sizes
+from incontext_linear.runs.rehearsal import rehearse
+from incontext_linear.runs.sizes import SizeError, check_sizes, machine_memory, num_parameters
 
 CONF = str(Path(__file__).parents[2] / "conf")
 

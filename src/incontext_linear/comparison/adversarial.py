@@ -19,8 +19,7 @@ from incontext_linear.comparison.families import Member
 from incontext_linear.comparison.shifts import noise_of, relabel
 from incontext_linear.comparison.spectra import Prefixes
 from incontext_linear.config import Mixture
-from incontext_linear.shapes import Xs
-from incontext_linear.tasks import Prompts
+from incontext_linear.tasks import Prompts, Xs
 
 STEPS_WITH_GRADIENTS = 64
 """Members that iterate more often than this are too dear to differentiate."""

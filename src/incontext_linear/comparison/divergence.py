@@ -15,8 +15,8 @@ from torch import Tensor
 
 from incontext_linear.config import BootstrapConfig
 from incontext_linear.predictors import Predictor
-from incontext_linear.shapes import Xs, Ys
 from incontext_linear.statistics import mean_interval
+from incontext_linear.tasks import Xs, Ys
 
 
 class ImplicitWeights(NamedTuple):

@@ -24,7 +24,7 @@ from incontext_linear.predictors import (
     Ridge,
 )
 from incontext_linear.predictors.batching import moments_before
-from incontext_linear.shapes import Xs, Ys
+from incontext_linear.tasks import Xs, Ys
 
 # Below this share of the trace an eigenvalue is rounding: the prompt says nothing of its direction.
 ROUNDING = 1e-13

@@ -35,8 +35,7 @@ from incontext_linear.predictors import (
     Ridge,
 )
 from incontext_linear.predictors.validation import Number
-from incontext_linear.shapes import Xs, Ys
-from incontext_linear.tasks import draw_prompts, generator
+from incontext_linear.tasks import Xs, Ys, draw_prompts, generator
 
 NONE = "none of these"
 """The right answer for a learner that is in no family."""

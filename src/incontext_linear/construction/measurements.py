@@ -20,8 +20,7 @@ from incontext_linear.construction import programs
 from incontext_linear.construction.assembler import ConstructedTransformer
 from incontext_linear.construction.config import Constants, ConstructionConfig, DtypeName
 from incontext_linear.predictors import GradientDescent, OnePassSGD, Predictor, Ridge
-from incontext_linear.shapes import Xs, Ys
-from incontext_linear.tasks import draw_prompts
+from incontext_linear.tasks import Xs, Ys, draw_prompts
 
 DTYPES: dict[DtypeName, torch.dtype] = {"float64": torch.float64, "float32": torch.float32}
 SIZE_NUM_EXAMPLES = 2

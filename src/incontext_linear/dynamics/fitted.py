@@ -34,9 +34,8 @@ from incontext_linear.dynamics.behaviour import Predictions
 from incontext_linear.predictors import OrdinaryLeastSquares
 from incontext_linear.predictors.base import LinearPredictor
 from incontext_linear.predictors.validation import Number
-from incontext_linear.shapes import Xs, Ys
 from incontext_linear.statistics import Draws, sample_draws, seeds_interval
-from incontext_linear.tasks import Prompts, generator
+from incontext_linear.tasks import Prompts, Xs, Ys, generator
 
 REFERENCE = "ridge"
 """The family that all others are compared with."""

@@ -20,7 +20,7 @@ from incontext_linear.config import resolve_device
 from incontext_linear.dynamics.trajectories import Trajectories
 from incontext_linear.learner.devices import on_device
 from incontext_linear.learner.transformer import Transformer, as_transformer
-from incontext_linear.shapes import Xs, Ys
+from incontext_linear.tasks import Xs, Ys
 
 LABEL_TO_INPUT, QUERY_TO_LABELS, QUERY_TO_INPUTS = (
     "label_to_input",

@@ -10,8 +10,7 @@ from torch import Tensor
 from incontext_linear.config import EvaluationConfig, TaskConfig, resolve_device
 from incontext_linear.learner.devices import on_device
 from incontext_linear.learner.saved import Learner
-from incontext_linear.shapes import Xs, Ys
-from incontext_linear.tasks import Prompts, draw_prompts
+from incontext_linear.tasks import Prompts, Xs, Ys, draw_prompts
 from incontext_linear.training import (
     CheckpointStore,
     Progress,

@@ -30,7 +30,7 @@ from transformer_lens.hook_points import HookPoint  # pyright: ignore[reportMiss
 from incontext_linear.learner.attention import causal_scores
 from incontext_linear.learner.base import ContinuableLearner, check_learner
 from incontext_linear.learner.transformer import Attention, Block, Transformer
-from incontext_linear.shapes import Xs, Ys
+from incontext_linear.tasks import Xs, Ys
 
 STREAMS = {
     "hook_resid_pre": "hook_in",  # (B, T, H)

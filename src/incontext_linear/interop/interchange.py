@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from incontext_linear.learner.base import ContinuableLearner, check_learner, predict_from
 from incontext_linear.probing.interventions import Pairs
-from incontext_linear.shapes import Xs, Ys
+from incontext_linear.tasks import Xs, Ys
 
 
 class WholeRun(nn.Module):

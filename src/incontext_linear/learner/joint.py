@@ -17,7 +17,7 @@ from incontext_linear.config import ModelConfig
 from incontext_linear.learner.base import Network
 from incontext_linear.learner.tokens import joint_tokens, visible_tokens
 from incontext_linear.learner.transformer import Block, norm, read_in
-from incontext_linear.shapes import Xs, Ys
+from incontext_linear.tasks import Xs, Ys
 
 
 class JointConfig(ModelConfig):

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from incontext_linear.config import LearnerConfig
 from incontext_linear.learner.base import Network, check_size
 from incontext_linear.learner.tokens import joint_tokens
-from incontext_linear.shapes import Xs, Ys
+from incontext_linear.tasks import Xs, Ys
 
 
 class LinearAttentionConfig(LearnerConfig):

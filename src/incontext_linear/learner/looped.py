@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from incontext_linear.config import ModelConfig
 from incontext_linear.learner.base import Network
 from incontext_linear.learner.transformer import Block, norm, read_in, tokenize
-from incontext_linear.shapes import Xs, Ys
+from incontext_linear.tasks import Xs, Ys
 
 
 class LoopedConfig(ModelConfig):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from incontext_linear.config import LearnerConfig
 from incontext_linear.learner.base import Network
 from incontext_linear.learner.transformer import tokenize
-from incontext_linear.shapes import Xs, Ys
+from incontext_linear.tasks import Xs, Ys
 
 
 class RecurrentConfig(LearnerConfig):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from incontext_linear.config import ModelConfig
 from incontext_linear.learner.attention import causal_attention, causal_scores
 from incontext_linear.learner.base import Network, residual_streams
-from incontext_linear.shapes import Xs, Ys
+from incontext_linear.tasks import Xs, Ys
 
 
 def tokenize(xs: Xs, ys: Ys) -> Float[Tensor, "batch token features"]:

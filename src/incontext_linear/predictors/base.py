@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from incontext_linear.predictors.batching import check_prompts, check_queries, widen
-from incontext_linear.shapes import Xs, Ys
+from incontext_linear.tasks import Xs, Ys
 
 
 @runtime_checkable

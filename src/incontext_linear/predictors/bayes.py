@@ -10,7 +10,7 @@ from incontext_linear.predictors.base import LinearPredictor
 from incontext_linear.predictors.batching import check_prompts, in_chunks
 from incontext_linear.predictors.least_squares import PenalizedLeastSquares
 from incontext_linear.predictors.validation import Number, check_real
-from incontext_linear.shapes import Xs, Ys
+from incontext_linear.tasks import Xs, Ys
 
 
 @dataclass(frozen=True)

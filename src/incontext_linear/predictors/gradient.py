@@ -15,7 +15,7 @@ from incontext_linear.predictors.batching import (
     moments_before,
 )
 from incontext_linear.predictors.validation import Number, check_integer, check_real
-from incontext_linear.shapes import Xs, Ys
+from incontext_linear.tasks import Xs, Ys
 
 
 @dataclass(frozen=True)

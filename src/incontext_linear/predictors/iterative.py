@@ -33,7 +33,7 @@ from incontext_linear.predictors.validation import (
     check_integer,
     check_real,
 )
-from incontext_linear.shapes import Xs, Ys
+from incontext_linear.tasks import Xs, Ys
 
 
 class NormalEquations(LinearPredictor):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from incontext_linear.predictors.batching import check_prompts, check_queries, in_chunks_batch_last
 from incontext_linear.predictors.validation import check_choice, check_integer
-from incontext_linear.shapes import Xs, Ys
+from incontext_linear.tasks import Xs, Ys
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from incontext_linear.predictors.batching import (
     moments_before,
 )
 from incontext_linear.predictors.validation import check_integer
-from incontext_linear.shapes import Xs, Ys
+from incontext_linear.tasks import Xs, Ys
 
 # Rounding in the null space of XᵀX doubles with every step. Up to this many steps it stays below
 # 1e-9.

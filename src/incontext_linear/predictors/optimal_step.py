@@ -37,8 +37,7 @@ from incontext_linear.config import DistributionConfig, TaskConfig
 from incontext_linear.predictors.base import LinearPredictor
 from incontext_linear.predictors.batching import check_prompts, moments_before
 from incontext_linear.predictors.validation import check_choice
-from incontext_linear.shapes import Xs, Ys
-from incontext_linear.tasks import task_pool
+from incontext_linear.tasks import Xs, Ys, task_pool
 
 Matrix = Float[Tensor, "dim dim"]
 Prefixes = Float[Tensor, " example"]

@@ -34,9 +34,8 @@ from incontext_linear.learner.saved import Learner
 from incontext_linear.probing.config import INTERVENTIONS, RANDOM, ProbingConfig
 from incontext_linear.probing.readouts import MAKE_PROBES, LinearReadout, unpack_readout
 from incontext_linear.probing.selection import FITTED_ON, Selection, identify
-from incontext_linear.shapes import Xs, Ys
 from incontext_linear.statistics import ratio_interval
-from incontext_linear.tasks import generator
+from incontext_linear.tasks import Xs, Ys, generator
 
 NO_TARGET = "all"
 """Target, in tables, of an intervention that follows no probe."""

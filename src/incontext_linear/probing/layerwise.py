@@ -25,8 +25,8 @@ from incontext_linear.predictors import (
 from incontext_linear.probing.config import ProbingConfig
 from incontext_linear.probing.fitting import Split
 from incontext_linear.probing.selection import Selection
-from incontext_linear.shapes import Xs, Ys
 from incontext_linear.statistics import crossed_means, interval
+from incontext_linear.tasks import Xs, Ys
 
 # Ridge penalties tried, as shares of the mean eigenvalue of the states' covariance.
 PENALTIES = (1e-7, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)

@@ -20,7 +20,7 @@ from incontext_linear.learner.saved import Learner
 from incontext_linear.probing.config import ProbingConfig
 from incontext_linear.probing.fitting import Column, Split, split_prompts
 from incontext_linear.probing.targets import build_targets, target_values
-from incontext_linear.shapes import Xs, Ys
+from incontext_linear.tasks import Xs, Ys
 
 FITTED_ON = "fitted_on"
 """Among saved read-outs: tells the learner and the prompts that they were fitted on from others."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from incontext_linear.learner.base import LayeredLearner, residual_streams
 from incontext_linear.learner.saved import Learner
 from incontext_linear.probing.selection import Selection
-from incontext_linear.shapes import Xs, Ys
+from incontext_linear.tasks import Xs, Ys
 
 
 def collect_hidden_states(

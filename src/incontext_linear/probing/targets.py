@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from incontext_linear.config import MeasurementError, import_dotted, takes_prompts
-from incontext_linear.shapes import Xs, Ys
+from incontext_linear.tasks import Xs, Ys
 
 Target = Callable[[Tensor, Tensor], Tensor]
 

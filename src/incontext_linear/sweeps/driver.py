@@ -12,7 +12,7 @@ from rich.console import Console
 from incontext_linear.config import resolve_device
 from incontext_linear.parameters import show
 from incontext_linear.runs.interrupts import EXIT_STATUS, interruptible
-from incontext_linear.sizes import check_sizes
+from incontext_linear.runs.sizes import check_sizes
 from incontext_linear.sweeps.config import SweepConfig, SweepError
 from incontext_linear.sweeps.display import failures_table, list_table, open_display, status_table
 from incontext_linear.sweeps.project import Project

@@ -18,8 +18,7 @@ from incontext_linear.comparison.filters.config import FilterConfig
 from incontext_linear.comparison.filters.families import Spectra
 from incontext_linear.config import TaskConfig
 from incontext_linear.predictors import Predictor
-from incontext_linear.shapes import Xs, Ys
-from incontext_linear.tasks import draw_prompts, generator
+from incontext_linear.tasks import Xs, Ys, draw_prompts, generator
 
 # Eigenvalues below this share of a prompt's largest one are zero: fewer examples than dimensions.
 ZERO_EIGENVALUE = 1e-10

@@ -11,8 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from incontext_linear.predictors.validation import Number, check_real
-from incontext_linear.shapes import Xs, Ys
-from incontext_linear.tasks import Prompts
+from incontext_linear.tasks import Prompts, Xs, Ys
 
 Strength = Number
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from incontext_linear.across_seeds.config import AcrossSeedsConfig
-from incontext_linear.across_seeds.measures import Readers, read_measures
-from incontext_linear.across_seeds.summary import describe_seeds, summarize_seeds
+from incontext_linear.phase_diagram.across_seeds.config import AcrossSeedsConfig
+from incontext_linear.phase_diagram.across_seeds.measures import Readers, read_measures
+from incontext_linear.phase_diagram.across_seeds.summary import describe_seeds, summarize_seeds
 from incontext_linear.phase_diagram.variants import PhaseDiagramError
 from incontext_linear.tables import MetricHistories, metric_history
 

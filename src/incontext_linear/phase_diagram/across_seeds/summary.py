@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from incontext_linear.across_seeds.measures import Values
 from incontext_linear.config import BootstrapConfig
+from incontext_linear.phase_diagram.across_seeds.measures import Values
 from incontext_linear.statistics import mean_interval, nested_weights, seeds_interval
 
 FEW_SEEDS = 5

@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from incontext_linear.across_seeds.measures import read_measures
 from incontext_linear.figures.across_seeds import CURVES, LAYERS, plot_layers
+from incontext_linear.phase_diagram.across_seeds.measures import read_measures
 
 
 def test_causal_variables_over_seeds_are_read_and_drawn():

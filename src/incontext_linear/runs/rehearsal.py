@@ -13,7 +13,7 @@ from incontext_linear.parameters import Parameters
 from incontext_linear.predictors import Predictor
 from incontext_linear.probing.selection import lengths_seen
 from incontext_linear.probing.targets import build_targets, target_values
-from incontext_linear.sizes import check_sizes
+from incontext_linear.runs.sizes import check_sizes
 from incontext_linear.tasks import Prompts, draw_prompts
 
 NUM_PROMPTS = 64

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from incontext_linear.across_seeds.measures import Values, read_measures
-from incontext_linear.across_seeds.summary import describe_seeds, summarize_seeds
 from incontext_linear.config import BootstrapConfig
+from incontext_linear.phase_diagram.across_seeds.measures import Values, read_measures
+from incontext_linear.phase_diagram.across_seeds.summary import describe_seeds, summarize_seeds
 
 BOOTSTRAP = BootstrapConfig(num_resamples=400)
 
