@@ -99,17 +99,17 @@ def test_errors_of_the_learners_own_move_it_little():
     assert found.low < found.pool_size < found.high
 
 
+def test_where_the_two_posterior_means_become_one_the_sign_says_nothing():
+    sizes = np.arange(6.0)
+    preference = np.array([-3.0, -1.0, 1.0, -1e-3, 1e-3, -1e-3])
+    assert crossing(sizes, preference) == 1.5
+    assert np.isnan(crossing(sizes[2:3], preference[2:3]))  # nearer to ridge from the start
+
+
 def test_a_learner_that_never_leaves_its_pool_has_no_threshold():
     found = find_threshold(measure([1e6, 1e6]), BOOTSTRAP, 0)
     assert np.isnan(found.pool_size)
     assert found.without == 1
-
-
-def test_the_preference_last_turns_where_it_turns_for_good():
-    places = np.array([0.0, 1.0, 2.0, 3.0, 4.0])
-    assert crossing(places, np.array([-1, 1, -1, 1, 2.0])) == 2.5
-    assert np.isnan(crossing(places, np.array([1, 1, 1, 1, 1.0])))
-    assert np.isnan(crossing(places, np.array([1, 1, 1, 1, -1.0])))
 
 
 def test_the_tables_hold_what_was_planted():

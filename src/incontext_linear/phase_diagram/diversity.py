@@ -4,9 +4,9 @@ A learner trained on w from a pool of M vectors can do two things. It can know t
 posterior mean over it, `DiscreteMMSE`, which is best on the pool and wrong elsewhere. Or it can
 forget it: the posterior mean over the prior that the pool was drawn from, ridge regression for a
 normal one, which is good everywhere. Its preference at M is log(SPD to DiscreteMMSE / SPD to
-ridge), negative where it is nearer to the pool's; the threshold is where it changes sign along M,
-interpolated in log₂ M. It is measured on prompts of the learner's own pool, and on prompts of the
-prior.
+ridge), negative where it is nearer to the pool's; the threshold is where it first turns positive
+along M, interpolated in log₂ M. It is measured on prompts of the learner's own pool, and on prompts
+of the prior.
 """
 
 from collections.abc import Mapping, Sequence
@@ -196,9 +196,9 @@ class Threshold:
 def find_threshold(measured: Measured, bootstrap: BootstrapConfig, seed: int) -> Threshold:
     """The pool size at which the preference changes sign, with its interval.
 
-    The mean preference over seeds is interpolated in log₂ M between the last pool that is preferred
-    and the next one. In each resample, seeds and each pool's prompts are drawn again. The interval
-    is lengthened for few seeds, about the threshold and in log₂ M.
+    The mean preference over seeds is interpolated in log₂ M between the first pool that is not
+    preferred and the one before. In each resample, seeds and each pool's prompts are drawn again.
+    The interval is lengthened for few seeds, about the threshold and in log₂ M.
 
     Raises:
         ValueError: with fewer than two pools.
@@ -230,13 +230,14 @@ def find_threshold(measured: Measured, bootstrap: BootstrapConfig, seed: int) ->
 def crossing(
     log_sizes: Float[np.ndarray, " size"], preference: Float[np.ndarray, " size"]
 ) -> float:
-    """Where a preference last turns from negative to positive, interpolated; not a number if the
-    last one is negative, or none is.
+    """Where a preference first turns from negative to positive, interpolated; not a number if it
+    never does. Later turns say nothing: in large pools the two posterior means become one, and the
+    sign of what is left between them is chance.
     """
-    negative = np.flatnonzero(preference < 0)
-    if not len(negative) or negative[-1] == len(preference) - 1:
+    turns = np.flatnonzero((preference[:-1] < 0) & (preference[1:] >= 0))
+    if not len(turns):
         return float("nan")
-    i = negative[-1]
+    i = turns[0]
     weight = -preference[i] / (preference[i + 1] - preference[i])
     return float(log_sizes[i] + weight * (log_sizes[i + 1] - log_sizes[i]))
 
