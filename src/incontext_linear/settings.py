@@ -24,12 +24,13 @@ for _logger, _text in _NOISE.items():
     logging.getLogger(_logger).addFilter(lambda r, text=_text: text not in r.getMessage())
 
 with quiet_start():
-    from incontext_linear.environment import CONFIG_LOADER_ARGS  # noqa: F401
+    from incontext_linear.environment import CONFIG_LOADER_ARGS, OnceConfigLoader  # noqa: F401
     from incontext_linear.hooks import ProjectChecks, Stages
     from incontext_linear.runs.reporting import Reporting
     from incontext_linear.runs.session import ProjectSession
     from incontext_linear.tracking import Tracking
 
+CONFIG_LOADER_CLASS = OnceConfigLoader
 SESSION_CLASS = ProjectSession
 # Tracking stands in for kedro-mlflow's own hook, so the plugin must not register that one too.
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro_mlflow",)
