@@ -310,5 +310,7 @@ def _free_memory() -> None:
     if "torch._dynamo" in sys.modules:
         torch._dynamo.reset()
     gc.collect()
+    if not gc.get_freeze_count():  # what the libraries hold is not looked through after each one
+        gc.freeze()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
