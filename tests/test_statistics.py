@@ -77,6 +77,23 @@ def test_counts_are_the_same_whether_they_are_kept_or_drawn_again(monkeypatch):
     assert (kept.counts() == expected).all()
 
 
+@pytest.mark.parametrize("kept", [0, 2**27])
+def test_sums_and_counts_of_a_draw_are_those_of_its_table_of_counts(monkeypatch, kept):
+    monkeypatch.setattr(draws_module, "_KEPT", kept)
+    monkeypatch.setattr(draws_module, "_SAMPLES", 7)
+    monkeypatch.setattr(draws_module, "_BLOCK", 300)
+    draws, places = Draws(50, 40, (0,), tuple(range(20, 60))), np.array([[3, 49], [0, 3]])
+    values = lognormal(50, 3)
+    counts = np.concatenate([counts for _, counts in draws.blocks()])
+    assert counts.sum(1).tolist() == list(range(20, 60))
+    sums, at = draws.sums_and_counts(values, places)
+    expected = [
+        [sum(c * v for c, v in zip(r, column, strict=True)) for column in values.T] for r in counts
+    ]
+    np.testing.assert_allclose(sums, expected, rtol=1e-13)
+    assert (at == counts[:, places]).all()
+
+
 def test_a_second_predictor_does_not_draw_again(monkeypatch):
     draws = sample_draws(33, 21, 7)
     draws.counts()

@@ -20,6 +20,7 @@ Predictions = Mapping[str, Tensor]
 """Predictions (B, n) by predictor."""
 
 _ROWS = 2**20  # of a tidy table in memory at once
+_ORDERED = {b"incontext_linear.rows": b"of a row group: all examples of all its prompts, in order"}
 
 MetricHistory = list[dict[str, int | float]]
 """A metric's points, ``[{"step": 0, "value": 0.5}, …]``."""
@@ -74,15 +75,18 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
 
     # Types, and what pandas notes of them, as if the whole table were a frame.
     schema = pa.Schema.from_pandas(tidy_predictions("", torch.zeros(1, 1)), preserve_index=False)
+    schema = schema.with_metadata({**schema.metadata, **_ORDERED})
     encoding: Any = ["predictor"]  # PyArrow's annotation knows but a bool
-    with pq.ParquetWriter(path, schema, use_dictionary=encoding) as writer:
+    counted = dict.fromkeys(("prompt", "examples_seen"), "DELTA_BINARY_PACKED")
+    options: dict[str, Any] = {"use_dictionary": encoding, "column_encoding": counted}
+    with pq.ParquetWriter(path, schema, **options) as writer:
         for name, values in predictions.items():
             size = max(1, _ROWS // max(1, values.shape[1]))
             for start in range(0, len(values), size):
                 columns = _columns(values[start : start + size], start)
                 count = len(columns["prediction"])
                 names = pa.repeat(pa.scalar(name, schema.field("predictor").type), count)
-                writer.write_table(pa.table({"predictor": names, **columns}, schema))
+                writer.write_table(pa.table({"predictor": names, **columns}, schema), count)
 
 
 def read_predictions(path: Path) -> dict[str, Float[Tensor, "batch example"]]:
@@ -93,31 +97,53 @@ def read_predictions(path: Path) -> dict[str, Float[Tensor, "batch example"]]:
     """
     import pyarrow.parquet as pq
 
+    with pq.ParquetFile(path, read_dictionary=["predictor"]) as file:
+        shape = tuple(_largest(file, column) + 1 for column in ("prompt", "examples_seen"))
+        ordered = _ORDERED.items() <= (file.schema_arrow.metadata or {}).items()
+        return (_read_ordered if ordered else _read_any)(file, shape)
+
+
+def _read_ordered(file: Any, shape: tuple[int, ...]) -> dict[str, Tensor]:
+    """Row groups of one predictor each, whose prompts their statistics tell."""
+    found: dict[str, Tensor] = {}
+    for group in range(file.num_row_groups):
+        name, first = (_statistics(file, group, column).min for column in ("predictor", "prompt"))
+        values = torch.tensor(file.read_row_group(group, ["prediction"]).column(0).to_numpy())
+        values = values.view(-1, shape[1])
+        if name not in found:
+            found[name] = torch.full(shape, math.nan, dtype=torch.float64)
+        found[name][first : first + len(values)] = values
+    return found
+
+
+def _read_any(file: Any, shape: tuple[int, ...]) -> dict[str, Tensor]:
+    """Rows in any order."""
     names = ["predictor", "prompt", "examples_seen", "prediction"]
     found: dict[str, Tensor] = {}
-    with pq.ParquetFile(path, read_dictionary=names[:1]) as file:
-        shape = [_largest(file, column) + 1 for column in names[1:3]]
-        for batch in file.iter_batches(_ROWS, columns=names):
-            predictors, *columns = (batch.column(name) for name in names)
-            prompt, seen, values = (
-                torch.tensor(column.to_numpy(zero_copy_only=False)) for column in columns
-            )
-            codes = torch.tensor(predictors.indices.to_numpy())
-            present = codes.unique().tolist()
-            for code in present:
-                name = predictors.dictionary[code].as_py()
-                rows = codes == code if len(present) > 1 else slice(None)
-                if name not in found:
-                    found[name] = torch.full(shape, math.nan, dtype=torch.float64)
-                found[name][prompt[rows], seen[rows]] = values[rows]
+    for batch in file.iter_batches(_ROWS, columns=names):
+        predictors, *columns = (batch.column(name) for name in names)
+        prompt, seen, values = (
+            torch.tensor(column.to_numpy(zero_copy_only=False)) for column in columns
+        )
+        codes = torch.tensor(predictors.indices.to_numpy())
+        present = codes.unique().tolist()
+        for code in present:
+            name = predictors.dictionary[code].as_py()
+            rows = codes == code if len(present) > 1 else slice(None)
+            if name not in found:
+                found[name] = torch.full(shape, math.nan, dtype=torch.float64)
+            found[name][prompt[rows], seen[rows]] = values[rows]
     return found
 
 
 def _largest(file: Any, column: str) -> int:
     """The largest value of an integer column, as a Parquet file's own statistics have it."""
+    return max(_statistics(file, group, column).max for group in range(file.num_row_groups))
+
+
+def _statistics(file: Any, group: int, column: str) -> Any:
     place = file.schema_arrow.get_field_index(column)
-    groups = (file.metadata.row_group(group) for group in range(file.num_row_groups))
-    return max(group.column(place).statistics.max for group in groups)
+    return file.metadata.row_group(group).column(place).statistics
 
 
 def metric_history(steps: Iterable[int], values: Iterable[int | float]) -> MetricHistory:

@@ -40,6 +40,12 @@ LINEAR = {
     "one-pass SGD": (OnePassSGD(0.03), references.one_pass_sgd(0.03, 0.0)),
     "one-pass SGD, penalised": (OnePassSGD(0.03, 0.2), references.one_pass_sgd(0.03, 0.2)),
     "Newton": (IterativeNewton(5), references.iterative_newton(5)),
+    "Newton, one step": (IterativeNewton(1), references.iterative_newton(1)),
+    "Newton, many steps": (IterativeNewton(12), references.iterative_newton(12)),
+    "Newton, the most steps without an inverse": (
+        IterativeNewton(20),
+        references.iterative_newton(20),
+    ),
     "Newton's start": (IterativeNewton(0), references.iterative_newton(0)),
     "no examples": (FirstExamples(0), lambda x, y: np.zeros(x.shape[1])),
     "the first example": (FirstExamples(1), lambda x, y: references.least_squares(x[:1], y[:1])),

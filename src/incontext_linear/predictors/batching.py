@@ -6,7 +6,7 @@ axis, one rank-one update of all prompts is a single element-wise operation over
 which on a CPU is several times faster than one small matrix product a prompt.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Float
@@ -157,3 +157,27 @@ def moments_before(xs: Xs, ys: Ys) -> Float[Tensor, "batch example dim"]:
 def grams_before(xs: Xs) -> Float[Tensor, "batch example dim dim"]:
     """XᵀX of every prefix (B, n, d, d)."""
     return sums_before(xs[:, :-1].unsqueeze(-1) * xs[:, :-1].unsqueeze(-2))
+
+
+def normal_equations_batch_last(
+    xs: Float[Tensor, "example dim batch"], ys: Float[Tensor, "example batch"]
+) -> Iterator[tuple[Float[Tensor, "dim dim batch"], Float[Tensor, "dim batch"]]]:
+    """XᵀX (d, d, B) and Xᵀy (d, B) of the first 0, 1, …, n−1 examples, one prefix after the other.
+
+    Without a gradient both are overwritten by the next prefix's: what is kept must be new.
+    """
+    dim, batch = xs.shape[1:]
+    gram, moment = xs.new_zeros(dim, dim, batch), xs.new_zeros(dim, batch)
+    yield gram, moment
+    reuse_buffers = not needs_grad(xs, ys)
+    for x, y in zip(xs[:-1], ys[:-1], strict=True):
+        gram = torch.addcmul(gram, x[:, None], x, out=gram if reuse_buffers else None)
+        moment = torch.addcmul(moment, x, y, out=moment if reuse_buffers else None)
+        yield gram, moment
+
+
+def symmetric_product(
+    matrix: Float[Tensor, "dim dim batch"], vector: Float[Tensor, "dim batch"]
+) -> Float[Tensor, "dim batch"]:
+    """Batch-last matrix times vector; the first axis is summed, which is the fastest."""
+    return (matrix * vector[:, None]).sum(0)

@@ -9,10 +9,11 @@ from torch import Tensor
 from incontext_linear.predictors.base import LinearPredictor
 from incontext_linear.predictors.batching import (
     check_prompts,
-    grams_before,
     in_chunks,
     in_chunks_batch_last,
     moments_before,
+    normal_equations_batch_last,
+    symmetric_product,
 )
 from incontext_linear.predictors.validation import Number, check_integer, check_real
 from incontext_linear.tasks import Xs, Ys
@@ -22,7 +23,7 @@ from incontext_linear.tasks import Xs, Ys
 class GradientDescent(LinearPredictor):
     """Full-batch descent on ‖Xw − y‖² + λ‖w‖²: w ← w − 2α(XᵀXw − Xᵀy + λw), num_steps times.
 
-    Cost: O(B n d) time for one step, O(B n d² num_steps) for more; memory O(B n d), and O(n d²) a
+    Cost: O(B n d) time for one step, O(B n d² num_steps) for more; memory O(B n d), and O(d²) a
     prompt of a chunk beside it.
 
     Args:
@@ -46,22 +47,28 @@ class GradientDescent(LinearPredictor):
     def weights(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch example dim"]:
         """Fitted weights (B, n, d), as `LinearPredictor.weights` defines them."""
         check_prompts(xs, ys)
-        num_examples, dim = xs.shape[1:]
-        return in_chunks(self._fit, num_examples * dim * (dim if self.num_steps > 1 else 1), xs, ys)
+        if self.num_steps > 1:
+            return in_chunks_batch_last(self._descend, xs.shape[-1] ** 2, xs, ys)
+        return in_chunks(self._first_step, xs.shape[1] * xs.shape[2], xs, ys)
 
-    def _fit(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch example dim"]:
+    def _first_step(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch example dim"]:
         if self.num_steps == 0:
             return torch.zeros_like(xs)
+        return 2 * self.step_size * moments_before(xs, ys)
+
+    def _descend(
+        self, xs: Float[Tensor, "example dim batch"], ys: Float[Tensor, "example batch"]
+    ) -> Float[Tensor, "example dim batch"]:
         rate = 2 * self.step_size
-        first_step = rate * moments_before(xs, ys)
-        if self.num_steps == 1:
-            return first_step
-        gram = grams_before(xs)
-        weights = first_step
-        for _ in range(self.num_steps - 1):
-            slope = (gram @ weights.unsqueeze(-1)).squeeze(-1)
-            weights = (1 - rate * self.penalty) * weights - rate * slope + first_step
-        return weights
+        kept = 1 - rate * self.penalty
+        fitted = []
+        for gram, moment in normal_equations_batch_last(xs, ys):
+            weights = first_step = rate * moment
+            for _ in range(self.num_steps - 1):
+                slope = symmetric_product(gram, weights)
+                weights = kept * weights - rate * slope + first_step
+            fitted.append(weights)
+        return torch.stack(fitted)
 
 
 @dataclass(frozen=True)

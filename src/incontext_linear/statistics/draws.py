@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float, UInt
+from jaxtyping import Float, Int, UInt
 
 _BLOCK = 2**22  # numbers of a block of resampling counts, as float64: 32 MiB
 _KEPT = 2**27  # counts that are kept between calls; more are drawn again, block by block
+_SAMPLES = 2**13  # whose counts, where kept, are multiplied together: BLAS likes it square
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,7 @@ class Draws:
 
     def blocks(self) -> Iterator[tuple[slice, Float[np.ndarray, "block sample"]]]:
         """Counts of a few resamples at a time, with their place among all."""
-        small = self.num_samples * self.num_resamples <= _KEPT
-        for rows, counts in _kept(self) if small else _drawn(self):
+        for rows, counts in _kept(self) if self._small else _drawn(self):
             yield rows, counts.astype(float)
 
     def counts(self) -> Float[np.ndarray, "resample sample"]:
@@ -44,14 +44,35 @@ class Draws:
         self, values: Float[np.ndarray, "sample column"]
     ) -> Float[np.ndarray, "resample column"]:
         """Σ counts · values in every resample."""
+        return self.sums_and_counts(values, np.empty((0, 0), dtype=int))[0]
+
+    def sums_and_counts(
+        self,
+        values: Float[np.ndarray, "sample column"],
+        places: Int[np.ndarray, "row place"],
+    ) -> tuple[Float[np.ndarray, "resample column"], Float[np.ndarray, "resample row place"]]:
+        """`sums`, and the counts of the samples at some places, of one draw."""
         if len(values) != self.num_samples:
             raise ValueError(
                 f"values has {len(values)} samples; allowed: {self.num_samples}, as drawn"
             )
-        total = np.empty((self.num_resamples, values.shape[1]))
-        for rows, counts in self.blocks():
-            total[rows] = counts @ values
-        return total
+        total = np.zeros((self.num_resamples, values.shape[1]))
+        found = np.empty((self.num_resamples, *places.shape))
+        if not self._small:
+            for rows, counts in self.blocks():
+                total[rows], found[rows] = counts @ values, counts[:, places]
+            return total, found
+        for rows, counts in _kept(self):
+            found[rows] = counts[:, places]
+        for start in range(0, self.num_samples, _SAMPLES):
+            some = slice(start, start + _SAMPLES)
+            counts = np.concatenate([block[:, some] for _, block in _kept(self)], dtype=float)
+            total += counts @ values[some]
+        return total, found
+
+    @property
+    def _small(self) -> bool:
+        return self.num_samples * self.num_resamples <= _KEPT
 
 
 def _drawn(draws: Draws) -> Iterator[tuple[slice, UInt[np.ndarray, "block sample"]]]:

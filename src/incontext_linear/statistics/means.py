@@ -213,22 +213,24 @@ def _resample_means(columns: Columns, draws: Draws) -> tuple[Resampled, Resample
     finite in a resample without spread.
     """
     mean, log, centred = columns.mean, columns.log, columns.centred
-    squares = centred**2
-    complete, present = columns.present.all(), columns.present.astype(float)
     upper_tail = Tail.fit(columns.scaled, columns.number, draws)
     lower_tail = None if log.all() else Tail.fit(-columns.scaled, columns.number, draws)
-    studentised, lower, upper = np.empty((3, draws.num_resamples, len(mean)))
+    tails = [tail for tail in (upper_tail, lower_tail) if tail]
+    terms = [centred, centred**2]
+    if not columns.present.all():
+        terms.append(columns.present.astype(float))
+    sums, counts = draws.sums_and_counts(
+        np.hstack(terms), np.concatenate([tail.places for tail in tails])
+    )
+    shift, squares, *present = np.split(sums, len(terms), axis=1)
+    drawn_places = np.split(counts, len(tails), axis=1)
+    number = present[0] if present else float(draws.num_samples)
     with np.errstate(divide="ignore", invalid="ignore"):
-        for rows, counts in draws.blocks():
-            number = counts.sum(1)[:, None] if complete else counts @ present
-            shift = counts @ centred / number
-            variance = np.maximum(counts @ squares / number - shift**2, 0)
-            error = np.sqrt(variance / (number - 1))
-            drawn = mean + shift
-            logs = np.log(drawn / mean) * drawn / error
-            studentised[rows] = np.where(log, logs, shift / error)
-            upper[rows] = drawn + upper_tail.change(rows, counts) / number
-            lower[rows] = (
-                drawn if lower_tail is None else drawn - lower_tail.change(rows, counts) / number
-            )
+        shift = shift / number
+        variance = np.maximum(squares / number - shift**2, 0)
+        error = np.sqrt(variance / (number - 1))
+        drawn = mean + shift
+        studentised = np.where(log, np.log(drawn / mean) * drawn / error, shift / error)
+        upper = drawn + upper_tail.change(drawn_places[0]) / number
+        lower = drawn - lower_tail.change(drawn_places[1]) / number if lower_tail else drawn
     return studentised, lower, upper

@@ -161,11 +161,8 @@ def _with_tail(
     positive = np.maximum(values, 0.0)
     mean = positive.sum(0) / number.clip(1)
     tail = Tail.fit(positive, number, draws)
-    plain, modelled = np.empty((2, draws.num_resamples, values.shape[1]))
-    for rows, counts in draws.blocks():
-        sums = counts @ positive
-        plain[rows] = sums / number.clip(1) - mean
-        modelled[rows] = (sums + tail.change(rows, counts)) / number.clip(1) - mean
+    sums, counts = draws.sums_and_counts(positive, tail.places)
+    plain, modelled = (part / number.clip(1) - mean for part in (sums, sums + tail.change(counts)))
     return plain, modelled
 
 

@@ -62,12 +62,13 @@ class Tail:
         return cls(places, excess, draw_mean_excess(excess, draws))
 
     def change(
-        self, rows: slice, counts: Float[np.ndarray, "block sample"]
-    ) -> Float[np.ndarray, "block column"]:
-        """What to add to resampled sums: the tail's excesses in place of those that were drawn."""
-        drawn = np.take(counts, self.places, axis=1)  # (block, column, place)
+        self, drawn: Float[np.ndarray, "resample column place"]
+    ) -> Float[np.ndarray, "resample column"]:
+        """What to add to resampled sums, the samples at `places` being drawn so often: the tail's
+        excesses in place of those that were drawn.
+        """
         above = np.einsum("bcp,cp->bc", drawn, (self.excess > 0).astype(float))
-        return above * self.mean_excess[rows] - np.einsum("bcp,cp->bc", drawn, self.excess)
+        return above * self.mean_excess - np.einsum("bcp,cp->bc", drawn, self.excess)
 
 
 def draw_mean_excess(
