@@ -2,26 +2,30 @@
 
     PYTHONPATH=tests python -m faults.campaign --trials 4 --seed 0
 
-Each kind of fault is tried so often in a copy of the project (damage to files a hundred times as
-often, since that starts no process). A trial is held if what a user finds afterwards is right: the
-files of an unbroken run, or the old ones, never a mixture; an exit status and one line instead of a
-traceback; no run that MLflow thinks is still running once the next one has started; and a project
-that goes on.
+Each kind of fault is tried so often in a copy of the project (damage to files ten or a hundred
+times as often, since that starts no process). A trial is held if what a user finds afterwards is
+right: the files of an unbroken run, or the old ones, never a mixture; an exit status and one line
+instead of a traceback; no run that MLflow thinks is still running once the next one has started;
+and a project that goes on.
 """
 
 import argparse
+import contextlib
 import hashlib
 import logging
 import os
 import random
 import resource
+import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from kedro.config import OmegaConfigLoader
 from support.project import copy_project, kedro_process, start, statuses
@@ -33,9 +37,18 @@ from incontext_linear.learner.transformer import Transformer
 from incontext_linear.parameters import check_parameters
 from incontext_linear.runs.rehearsal import rehearse
 from incontext_linear.runs.sizes import NEEDS
+from incontext_linear.training import Recipe, train
+from incontext_linear.training.checkpoints import CheckpointStore
+from incontext_linear.training.config import TrainingConfig
 
 RUN = ("run", "--env", "test", "--pipelines", "data_generation,model_training")
 DRAW = ("run", "--env", "test", "--pipelines", "data_generation")
+SWEEP = """
+{name}:
+  axes: {{model.num_layers: [1, 2]}}
+  pipelines: [behavioral_comparison]
+  parameters: {{training: {{num_steps: 600, checkpoint_every: 20, log_every: 5}}}}
+"""
 
 
 class Laboratory:
@@ -63,6 +76,21 @@ class Laboratory:
         """Seconds into a run: anywhere, starting and ending included."""
         return self.rng.uniform(0.02, 1.0) * self.seconds
 
+    def sweep(self, name: str) -> dict[str, str]:
+        """Run a sweep until it is whole; hashes of what its variants gave."""
+        self._complete("sweep", "run", name, "--env", "test")
+        return files(self.project, f"sweeps/{name}")
+
+    def unbroken_sweep(self) -> dict[str, str]:
+        """What a sweep gives that nothing disturbs; run the first time that it is asked for."""
+        if not hasattr(self, "swept"):
+            with (self.project / "conf/test/sweeps.yml").open("a") as file:
+                file.write(SWEEP.format(name="unbroken") + SWEEP.format(name="disturbed"))
+            begin = time.monotonic()
+            self.swept = self.sweep("unbroken")
+            self.sweep_seconds = time.monotonic() - begin
+        return self.swept
+
     def goes_on(self) -> str | None:
         """What is wrong with the project after a fault, if anything is."""
         result = kedro_process(self.project, *RUN)
@@ -77,12 +105,15 @@ class Laboratory:
         return None
 
 
-def files(project: Path) -> dict[str, str]:
-    """Hashes of all outputs."""
+def files(project: Path, below: str = "") -> dict[str, str]:
+    """Hashes of all outputs of a run, or of a sweep below its folder: learners and tables."""
+    root = project / "data/test" / below
     return {
-        str(path.relative_to(project)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted((project / "data/test").rglob("*.*"))
-        if path.is_file() and not path.name.startswith(".")
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*.*"))
+        if path.is_file()
+        and not path.name.startswith(".")
+        and (path.suffix in (".safetensors", ".parquet") if below else "sweeps" not in path.parts)
     }
 
 
@@ -173,20 +204,108 @@ def damaged(lab: Laboratory) -> str | None:
     torch.manual_seed(0)
     model = ModelConfig(num_layers=1, num_heads=2, width=8)
     save_learner(path, Learner(Transformer(2, 4, model), TaskConfig(dim=2, num_examples=4), {}))
-    content = bytearray(path.read_bytes())
-    if lab.rng.random() < 0.2:
-        content = content[: lab.rng.randrange(len(content))]
-    else:
-        header = 8 + int.from_bytes(content[:8], "little")
-        content[lab.rng.randrange(lab.rng.choice((header, len(content))))] ^= (
-            1 << lab.rng.randrange(8)
-        )
-    path.write_bytes(content)
+    path.write_bytes(_damage(path.read_bytes(), lab.rng))
     try:
         load_learner(path)
     except UnreadableFileError as error:
         return "more than one line" if "\n" in str(error) else None
     return "read without a word"
+
+
+def _damage(content: bytes, rng: random.Random) -> bytes:
+    """Without its end, or with one bit flipped, half of the time in the header."""
+    if rng.random() < 0.2:
+        return content[: rng.randrange(len(content))]
+    header = 8 + int.from_bytes(content[:8], "little")
+    place = rng.randrange(rng.choice((header, len(content))))
+    return content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)]) + content[place + 1 :]
+
+
+def damaged_checkpoint(lab: Laboratory) -> str | None:
+    """As `damaged`, to the newest checkpoint of a training that then goes on."""
+    recipe = Recipe(
+        TaskConfig(dim=2, num_examples=4),
+        ModelConfig(num_layers=1, num_heads=2, width=8),
+        TrainingConfig(num_steps=12, batch_size=4, log_every=3, checkpoint_every=4),
+        seed=0,
+    )
+    expected = train(recipe, "cpu").model.state_dict()
+    store = CheckpointStore(lab.project / "checkpoints")
+
+    def stop(progress: Any) -> None:
+        if progress.step >= 9:
+            raise InterruptedError
+
+    with contextlib.suppress(InterruptedError):
+        train(recipe, "cpu", store, stop)
+    newest = max(store.directory.rglob("step_*.safetensors"))
+    newest.write_bytes(_damage(newest.read_bytes(), lab.rng))
+    found = train(recipe, "cpu", store).model.state_dict()
+    shutil.rmtree(store.directory)
+    same = all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    return None if same else "training gave another learner"
+
+
+def disturbed_sweep(lab: Laboratory, disturb: Callable[[Laboratory, subprocess.Popen], str | None]):
+    """A sweep of two variants is disturbed at any moment; then the same command is given again."""
+    expected = lab.unbroken_sweep()
+    shutil.rmtree(lab.project / "data/test/sweeps/disturbed", ignore_errors=True)
+    process = start(lab.project, "sweep", "run", "disturbed", "--env", "test")
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(lab.rng.uniform(0.05, 0.9) * lab.sweep_seconds)
+    below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    problem = disturb(lab, process)
+    if problem:
+        return problem
+    output, _ = process.communicate(timeout=600)
+    if "Traceback" in output and process.returncode != -signal.SIGINT:
+        return f"a traceback: {output[-600:]}"
+    _, alive = psutil.wait_procs(below, timeout=60)
+    if any(child.status() != psutil.STATUS_ZOMBIE for child in alive):
+        return "processes are left"
+    if lab.sweep("disturbed") != expected:
+        return "the next sweep gives other files"
+    return "MLflow says that a dead run is running" if "RUNNING" in statuses(lab.project) else None
+
+
+def kill_driver(lab: Laboratory, process: subprocess.Popen) -> str | None:
+    """The process that gives the variants to workers."""
+    process.send_signal(signal.SIGKILL)
+    return None
+
+
+def kill_worker(lab: Laboratory, process: subprocess.Popen) -> str | None:
+    """Any process that computes variants, or watches over one that does; the sweep then ends."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        below = psutil.Process(process.pid).children(recursive=True)
+        workers = [child for child in below if "spawn_main" in " ".join(child.cmdline())]
+        if workers:
+            lab.rng.choice(workers).kill()
+    return None
+
+
+def terminate_twice(lab: Laboratory, process: subprocess.Popen) -> str | None:
+    """As a batch system does that is in a hurry."""
+    for _ in range(2):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(lab.rng.uniform(0, 0.2))
+    status = process.wait(timeout=120)
+    # Before the project's first line runs, a signal does what it does to any Python program.
+    return None if status in (0, 130, -signal.SIGTERM) else f"exit status {status}"
+
+
+def reached_from_elsewhere(lab: Laboratory, process: subprocess.Popen) -> str | None:
+    """Nothing is done to it: whatever a sweep's processes listen on until its end is noted."""
+    found = set()
+    while process.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            top = psutil.Process(process.pid)
+            for one in (top, *top.children(recursive=True)):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    found |= {c.laddr.ip for c in one.net_connections("inet") if not c.raddr}
+        time.sleep(0.2)
+    others = found - {"127.0.0.1", "::1"}
+    return f"it listens on {sorted(others)}" if others else None
 
 
 def impossible(lab: Laboratory) -> str | None:
@@ -243,12 +362,17 @@ TRIALS: dict[str, tuple[int, Callable[[Laboratory], str | None]]] = {
     "a first run killed while it makes mlflow.db": (1, first_run_killed),
     "two first runs at once": (1, first_runs_at_once),
     "no file can grow (full disk)": (1, full_disk),
+    "a sweep's driver killed at any moment": (1, lambda lab: disturbed_sweep(lab, kill_driver)),
+    "a sweep's worker killed at any moment": (1, lambda lab: disturbed_sweep(lab, kill_worker)),
+    "a sweep terminated twice in a row": (1, lambda lab: disturbed_sweep(lab, terminate_twice)),
+    "what a sweep listens on": (1, lambda lab: disturbed_sweep(lab, reached_from_elsewhere)),
     "a learner's file damaged": (100, damaged),
+    "the newest checkpoint damaged": (10, damaged_checkpoint),
     "parameters at the edge of sense": (100, impossible),
 }
 """By name: how often for each trial that is asked for, and what is tried."""
-IN_PROCESS = (damaged, impossible)
-"""Trials that start no process and need no finished run."""
+ALONE = tuple(name for name in TRIALS if any(w in name for w in ("damaged", "edge", "a sweep")))
+"""Trials that need no finished run."""
 
 
 def run_campaign(num_trials: int, seed: int, only: str = "") -> tuple[str, list[str]]:
@@ -258,7 +382,7 @@ def run_campaign(num_trials: int, seed: int, only: str = "") -> tuple[str, list[
     with tempfile.TemporaryDirectory() as folder:
         lab = Laboratory(Path(folder), rng)
         chosen = {name: trial for name, trial in TRIALS.items() if only in name}
-        if any(trial not in IN_PROCESS for _, trial in chosen.values()):
+        if not set(chosen) <= set(ALONE):
             lab.prepare()
         for name, (factor, trial) in chosen.items():
             problems = [trial(lab) for _ in range(factor * num_trials)]
