@@ -13,7 +13,7 @@ from incontext_linear.learner import Learner, load_learner, save_learner
 from incontext_linear.learner.attention_maps import average_attention
 from incontext_linear.learner.registry import LEARNERS
 from incontext_linear.probing.config import ProbingConfig
-from incontext_linear.probing.controls import fit_controls, fit_learner, train_control
+from incontext_linear.probing.controls import control_recipe, fit_controls, fit_learner
 from incontext_linear.probing.interventions import measure_causality
 from incontext_linear.probing.layerwise import measure_progress
 from incontext_linear.probing.selection import select
@@ -121,7 +121,8 @@ def test_it_is_probed_and_intervened_on_beside_its_controls(learner: Learner):
     assert hidden.shape[0] == len(learner.model.blocks) + 1
     errors, _, readouts = fit_learner(hidden, learner, selection, PROBING, 0)
     assert errors["squared_error"].notna().all()
-    control = train_control(learner, TRAINING, 2, 0, "cpu")
+    recipe = Recipe(learner.task, learner.config, TRAINING, 0)
+    control = train(control_recipe(recipe, 2), "cpu")
     assert type(control.model) is type(learner.model)
     sources = fit_controls(hidden, learner, control, selection, PROBING, 0)["source"].unique()
     assert set(sources) == {"control_learner", "untrained_learner", "random_targets"}

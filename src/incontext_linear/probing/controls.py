@@ -21,8 +21,7 @@ from incontext_linear.probing.readouts import pack_readouts
 from incontext_linear.probing.selection import FITTED_ON, Selection, identify
 from incontext_linear.probing.states import collect_states
 from incontext_linear.tasks import generator
-from incontext_linear.training import Recipe, train
-from incontext_linear.training.config import TrainingConfig
+from incontext_linear.training import Recipe
 
 
 def control_task(task: TaskConfig) -> TaskConfig:
@@ -35,14 +34,6 @@ def control_recipe(recipe: Recipe, num_steps: int) -> Recipe:
     """How the control of a recipe's learner is trained: on `control_task`, for ``num_steps``."""
     training = recipe.training.model_copy(update={"num_steps": num_steps})
     return Recipe(control_task(recipe.task), recipe.model, training, recipe.seed)
-
-
-def train_control(
-    learner: Learner, training: TrainingConfig, num_steps: int, seed: int, device: str
-) -> Learner:
-    """A learner of the same shape that never had to learn in context."""
-    recipe = Recipe(learner.task, learner.config, training, seed)
-    return train(control_recipe(recipe, num_steps), device)
 
 
 def fit_learner(

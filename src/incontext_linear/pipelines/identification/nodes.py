@@ -37,33 +37,39 @@ TABLES = (
 """What `tabulate` gives, in this order."""
 
 
-def identify_with_controls(
-    learner: Learner,
+def identify_learner(
+    learner: Learner, identification: IdentificationConfig, seed: int, device: str
+) -> Identification:
+    """The whole method on the learner."""
+    where = str(resolve_device(device))
+    return identify(on_device(learner.model, where), learner.task, identification, seed, where)
+
+
+def identify_controls(
     control: Learner,
+    task: TaskConfig,
+    model: LearnerConfig,
     identification: IdentificationConfig,
     seed: int,
     device: str,
 ) -> dict[str, Identification]:
-    """The whole method on the learner, and with fewer prompts on two that must show nothing.
-
-    The controls are a learner that was trained on the single w = 1, and one that was not trained.
+    """The method, with fewer prompts, on two that must show nothing: a learner that was trained on
+    the single w = 1, and one that was not trained. They need no learner to be there.
     """
-    where, task = str(resolve_device(device)), learner.task
-    untrained = build_untrained(task, learner.config, generator(seed, "untrained learner"))
-    few = identification.for_controls()
-    asked = {
-        LEARNER: (learner.model, identification),
-        "control_learner": (control.model, few),
-        "untrained_learner": (untrained, few),
-    }
+    where, few = str(resolve_device(device)), identification.for_controls()
+    untrained = build_untrained(task, model, generator(seed, "untrained learner"))
+    controls = {"control_learner": control.model, "untrained_learner": untrained}
     return {
-        name: identify(on_device(network, where), task, settings, seed, where)
-        for name, (network, settings) in asked.items()
+        name: identify(on_device(network, where), task, few, seed, where)
+        for name, network in controls.items()
     }
 
 
-def tabulate(found: dict[str, Identification]) -> tuple[pd.DataFrame, ...]:
+def tabulate(
+    learner: Identification, controls: dict[str, Identification]
+) -> tuple[pd.DataFrame, ...]:
     """The tables of identification, with a column that says whose each row is."""
+    found = {LEARNER: learner, **controls}
     parts: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
     for source, result in found.items():
         for name, table in result.tables().items():
@@ -72,11 +78,12 @@ def tabulate(found: dict[str, Identification]) -> tuple[pd.DataFrame, ...]:
 
 
 def tell_verdict(
-    found: dict[str, Identification],
+    learner: Identification, controls: dict[str, Identification]
 ) -> tuple[str, dict[str, str], MetricHistories]:
     """The verdict in words, as tags and as metrics of the run."""
+    found = {LEARNER: learner, **controls}
     words = [f"{source}: {result.verdict.words()}" for source, result in found.items()]
-    verdict = found[LEARNER].verdict
+    verdict = learner.verdict
     tags = {
         "verdict": verdict.named or "none",
         "verdict.survivors": ", ".join(verdict.survivors) or "none",
@@ -91,25 +98,24 @@ def tell_verdict(
 
 
 def draw_identification(
-    found: dict[str, Identification], task: TaskConfig, model: LearnerConfig, seed: int
+    found: Identification, task: TaskConfig, model: LearnerConfig, seed: int
 ) -> Figure:
     """Where the verdict's candidate explains the learner, and every candidate shift by shift."""
-    result = found[LEARNER]
     return plot_identification(
-        result.distances,
-        result.verdict.domain,
-        result.verdict.reference,
-        1 - result.verdict.thresholds.explained,
+        found.distances,
+        found.verdict.domain,
+        found.verdict.reference,
+        1 - found.verdict.thresholds.explained,
         describe_run(task, model, seed),
     )
 
 
 def draw_shift_curves(
-    found: dict[str, Identification], task: TaskConfig, model: LearnerConfig, seed: int
+    found: Identification, task: TaskConfig, model: LearnerConfig, seed: int
 ) -> Figure:
     """Distances to the nearest candidates against the strength of every shift."""
     run = describe_run(task, model, seed)
-    return plot_shift_curves(found[LEARNER].distances, run=run)
+    return plot_shift_curves(found.distances, run=run)
 
 
 def measure_filters(

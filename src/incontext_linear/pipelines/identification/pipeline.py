@@ -8,13 +8,15 @@ from incontext_linear.pipelines.identification.nodes import (
     draw_filters,
     draw_identification,
     draw_shift_curves,
-    identify_with_controls,
+    identify_controls,
+    identify_learner,
     measure_filters,
     tabulate,
     tell_verdict,
 )
 
 _SETTINGS = ["params:identification", "params:seed", "params:device"]
+_BOTH = ["learner_identification", "control_identifications"]
 _RUN = ["params:task", "params:model", "params:seed"]
 
 
@@ -24,33 +26,34 @@ def create_pipeline(**kwargs) -> Pipeline:
     The control learner is the one of the probing pipeline, made here where that has not run.
     """
     nodes = [
+        node(identify_learner, ["learner", *_SETTINGS], "learner_identification", name="identify"),
         node(
-            identify_with_controls,
-            ["learner", "control_learner", *_SETTINGS],
-            "identifications",
-            name="identify",
+            identify_controls,
+            ["control_learner", "params:task", "params:model", *_SETTINGS],
+            "control_identifications",
+            name="identify_controls",
         ),
         node(
             tabulate,
-            "identifications",
+            _BOTH,
             [f"identification_{table}" for table in TABLES],
             name="tabulate",
         ),
         node(
             tell_verdict,
-            "identifications",
+            _BOTH,
             ["verdict_text", "verdict_tags", "verdict_metrics"],
             name="tell_verdict",
         ),
         node(
             draw_identification,
-            ["identifications", *_RUN],
+            ["learner_identification", *_RUN],
             "identification_figure",
             name="draw_identification",
         ),
         node(
             draw_shift_curves,
-            ["identifications", *_RUN],
+            ["learner_identification", *_RUN],
             "shift_figure",
             name="draw_shift_curves",
         ),

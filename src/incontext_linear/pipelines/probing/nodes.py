@@ -4,10 +4,12 @@ beyond): the nodes that are more than a call into `incontext_linear.probing`.
 
 import pandas as pd
 
+from incontext_linear.config import LearnerConfig, TaskConfig
 from incontext_linear.learner.saved import Learner, check_same_shape
 from incontext_linear.probing.config import ProbingConfig
-from incontext_linear.probing.controls import train_control
+from incontext_linear.probing.controls import control_recipe
 from incontext_linear.tables import MetricHistories, metric_histories
+from incontext_linear.training import Recipe, train
 from incontext_linear.training.config import TrainingConfig
 
 PROBE = ["kind", "hidden_units", "target", "examples_seen"]
@@ -15,7 +17,8 @@ INTERVENTION = ["method", "target", "examples_seen"]
 
 
 def train_control_learner(
-    learner: Learner,
+    task: TaskConfig,
+    model: LearnerConfig,
     training: TrainingConfig,
     probing: ProbingConfig,
     seed: int,
@@ -23,15 +26,16 @@ def train_control_learner(
     pretrained: Learner | None,
 ) -> Learner:
     """A learner of the same shape that never had to learn in context; a pretrained one, where the
-    catalog has it, is used as it is.
+    catalog has it, is used as it is. It needs no learner, so it can be trained beside that.
 
     Raises:
         ValueError: if the pretrained control has another shape than the learner.
     """
     if pretrained is None:
-        return train_control(learner, training, probing.controls.num_steps, seed, device)
-    found, expected = ((own.task, own.config) for own in (pretrained, learner))
-    check_same_shape("the pretrained control", found, expected)
+        recipe = Recipe(task, model, training, seed)
+        return train(control_recipe(recipe, probing.controls.num_steps), device)
+    found = pretrained.task, pretrained.config
+    check_same_shape("the pretrained control", found, (task, model))
     return pretrained
 
 

@@ -123,12 +123,12 @@ def _probes() -> Pipeline:
 
 
 def _controls() -> Pipeline:
-    training = ["learner", "params:training", "params:probing", "params:seed", "params:device"]
+    recipe = ["params:task", "params:model", "params:training"]
     return Pipeline(
         [
             node(
                 train_control_learner,
-                [*training, "pretrained_control"],
+                [*recipe, "params:probing", "params:seed", "params:device", "pretrained_control"],
                 "control_learner",
                 name="train_control_learner",
             ),
