@@ -6,8 +6,8 @@ tables and tensors that take the place of the old ones only once they are writte
 import json
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 from torch import Tensor
 
+from incontext_linear.figures.style import draw
 from incontext_linear.files import read_json, replace_atomically, write_text
 from incontext_linear.learner.saved import Learner, load_learner, save_learner
 from incontext_linear.logged_learner import NAME, Kept, fetch_learner, log_learner
@@ -335,35 +336,22 @@ class AtomicFigureDataset(MatplotlibDataset):
     ):
         super().__init__(filepath=filepath, save_args=save_args, metadata=metadata)
 
-    def save(self, data: Figure) -> None:
-        """Write to a file beside the target, which then takes its place."""
-        target = Path(self._filepath)
-        with _laid_out(data, self._save_args.get("dpi", data.dpi)):
-            replace_atomically(
-                target,
-                lambda path: MatplotlibDataset(filepath=str(path), save_args=self._save_args).save(
-                    data
-                ),
-            )
+    def save(self, data: Figure | bytes) -> None:
+        """Write to a file beside the target, which then takes its place.
 
+        Args:
+            data: a figure, or what `in_worker` has made of one.
+        """
+        drawn = data if isinstance(data, bytes) else self.in_worker()(data)
 
-@contextmanager
-def _laid_out(figure: Figure, dpi: int | float) -> Iterator[None]:
-    """Place what a figure shows, once: `Figure.savefig` draws it twice if it has a layout engine,
-    the first time for that alone.
-    """
-    engine, before = figure.get_layout_engine(), figure.dpi
-    if engine is None:
-        yield
-        return
-    figure.dpi = dpi
-    engine.execute(figure)
-    figure.set_layout_engine(None)
-    try:
-        yield
-    finally:
-        figure.dpi = before
-        figure.set_layout_engine(engine)
+        def write(path: Path) -> None:
+            path.write_bytes(drawn)
+
+        replace_atomically(Path(self._filepath), write)
+
+    def in_worker(self) -> Callable[[Figure], bytes]:
+        """What a process that has computed a figure can do for the one that saves it: draw it."""
+        return partial(draw, save_args=self._save_args)
 
 
 class AtomicTextDataset(AbstractDataset[str, str]):

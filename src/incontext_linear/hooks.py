@@ -45,7 +45,7 @@ SELF_EXPLANATORY = (MeasurementError, PhaseDiagramError, TrainingDivergedError, 
 
 
 PURPOSES = {
-    "select": "probing",
+    "collect_hidden_states": "probing",
     "measure_progress": "layerwise",
     "measure_causality": "interventions",
 }

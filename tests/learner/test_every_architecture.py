@@ -13,7 +13,12 @@ from incontext_linear.learner import Learner, load_learner, save_learner
 from incontext_linear.learner.attention_maps import average_attention
 from incontext_linear.learner.registry import LEARNERS
 from incontext_linear.probing.config import ProbingConfig
-from incontext_linear.probing.controls import control_recipe, fit_controls, fit_learner
+from incontext_linear.probing.controls import (
+    control_recipe,
+    fit_controls,
+    fit_learner,
+    fit_random_targets,
+)
 from incontext_linear.probing.interventions import measure_causality
 from incontext_linear.probing.layerwise import measure_progress
 from incontext_linear.probing.selection import select
@@ -124,8 +129,10 @@ def test_it_is_probed_and_intervened_on_beside_its_controls(learner: Learner):
     recipe = Recipe(learner.task, learner.config, TRAINING, 0)
     control = train(control_recipe(recipe, 2), "cpu")
     assert type(control.model) is type(learner.model)
-    sources = fit_controls(hidden, learner, control, selection, PROBING, 0)["source"].unique()
-    assert set(sources) == {"control_learner", "untrained_learner", "random_targets"}
+    shape = learner.task, learner.config
+    networks = fit_controls(control, *shape, selection, PROBING, 0)
+    assert set(networks["source"]) == {"control_learner", "untrained_learner"}
+    assert len(fit_random_targets(hidden, selection, PROBING, 0)) == len(networks) / 2
     moved = measure_causality(learner, selection, readouts, PROBING, 0)
     # All tokens of the embedding are the donor's but the query's own: so is the answer.
     whole = moved[(moved["method"] == "interchange_context") & (moved["layer"] == 0)]

@@ -309,11 +309,11 @@ def test_controls_fitted_one_after_the_other_are_those_of_one_pass(learner, draw
     fit = FitConfig(num_steps=20, hidden_units=(4,), num_seeds=1)
     probing = ProbingConfig(fit=fit)
     selection = select(learner, drawn, probing, "cpu", seed=0)
-    hidden = collect_hidden_states(learner, selection)
     control = Learner(copy.deepcopy(learner.model), learner.task)
-    together = fit_controls(hidden, learner, control, selection, probing, 0)
+    given = control, learner.task, learner.config, selection, probing, 0
+    together = fit_controls(*given)
     monkeypatch.setattr(controls, "STATES_AT_ONCE", 1)
-    apart = fit_controls(hidden, learner, control, selection, probing, 0)
+    apart = fit_controls(*given)
     keys = [name for name in together.columns if name != "squared_error"]
     pd.testing.assert_frame_equal(apart[keys], together[keys])
     np.testing.assert_allclose(apart["squared_error"], together["squared_error"], rtol=1e-4)

@@ -1,5 +1,6 @@
 """Two nodes at a time: computed in other processes, loaded and saved here, and the same numbers."""
 
+import copy
 import math
 import multiprocessing
 import operator
@@ -21,7 +22,7 @@ from kedro.pipeline import Pipeline, node
 from support.project import copy_project, kedro_process, runs
 
 from incontext_linear.runs.session import SIDE_BY_SIDE
-from incontext_linear.runs.side_by_side import SideBySideRunner
+from incontext_linear.runs.side_by_side import LONG, SideBySideRunner
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
@@ -90,6 +91,35 @@ def test_a_node_is_computed_in_another_process_on_what_its_forerunners_gave():
     assert outputs["pid"] != os.getpid()
 
 
+class CalledInWorker(MemoryDataset):
+    """What it is given to save has been called by the process that computed it."""
+
+    def in_worker(self):
+        return operator.call
+
+
+def test_what_is_saved_is_made_ready_where_it_was_computed_unless_a_node_reads_it():
+    catalog = DataCatalog({"a": MemoryDataset(os.getpid), "b": CalledInWorker()})
+    catalog["c"] = CalledInWorker()
+    nodes = [node(copy.copy, "a", "b", name="read"), node(copy.copy, "b", "c", name="unread")]
+    SideBySideRunner().run(Pipeline(nodes), catalog, _create_hook_manager())
+    assert isinstance(catalog.load("c"), int)  # and could not be called, had "b" been
+    assert catalog.load("c") != os.getpid()
+
+
+def test_long_nodes_begin_first_and_then_those_that_others_wait_for():
+    nodes = [
+        node(operator.neg, "a", "b", name="waited_for"),
+        node(operator.neg, "b", "c", name="waits"),
+        node(operator.neg, "a", "d", name="another"),
+        node(operator.neg, "a", "e", name="long", tags=LONG),
+    ]
+    recorder = Recorder()
+    carry_out(nodes, recorder, a=1)
+    begun = [name for what, name in recorder.calls if what == "begins"]
+    assert begun[:2] == ["long", "waited_for"]
+
+
 def test_on_a_gpu_nodes_run_one_after_the_other_in_the_run_itself(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     outputs = carry_out([node(os.getpid, None, "pid", name="where")], Recorder())
@@ -151,7 +181,7 @@ import time
 from kedro.framework.hooks.manager import _create_hook_manager
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
-from incontext_linear.runs.side_by_side import SideBySideRunner
+from incontext_linear.runs.side_by_side import LONG, SideBySideRunner
 
 if __name__ == "__main__":
     catalog = DataCatalog({"long": MemoryDataset(3600)})

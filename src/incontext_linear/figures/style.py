@@ -4,7 +4,9 @@ Figures are made without pyplot, so they hold no global state and need no displa
 """
 
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -248,3 +250,35 @@ def mark_dimension(axes: Axes, dim: int) -> None:
         xytext=(3, -10),
         textcoords="offset points",
     ).set(color=MUTED, fontsize=8)
+
+
+def draw(figure: Figure, save_args: Mapping[str, Any]) -> bytes:
+    """The file of a figure, which keeps its resolution and its layout engine.
+
+    Args:
+        figure: of one page.
+        save_args: of `matplotlib.figure.Figure.savefig`.
+    """
+    file = BytesIO()
+    with _laid_out(figure, save_args.get("dpi", figure.dpi)):
+        figure.savefig(file, **save_args)
+    return file.getvalue()
+
+
+@contextmanager
+def _laid_out(figure: Figure, dpi: int | float) -> Iterator[None]:
+    """Place what a figure shows, once: `Figure.savefig` draws it twice if it has a layout engine,
+    the first time for that alone.
+    """
+    engine, before = figure.get_layout_engine(), figure.dpi
+    if engine is None:
+        yield
+        return
+    figure.dpi = dpi
+    engine.execute(figure)
+    figure.set_layout_engine(None)
+    try:
+        yield
+    finally:
+        figure.dpi = before
+        figure.set_layout_engine(engine)

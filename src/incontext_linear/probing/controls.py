@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 from torch import Tensor
 
-from incontext_linear.config import DistributionConfig, TaskConfig
+from incontext_linear.config import DistributionConfig, LearnerConfig, TaskConfig
 from incontext_linear.learner.base import LayeredLearner
 from incontext_linear.learner.registry import build_untrained
 from incontext_linear.learner.saved import Learner
@@ -19,7 +19,7 @@ from incontext_linear.probing.config import FitConfig, ProbingConfig
 from incontext_linear.probing.fitting import STATES_AT_ONCE, ProbeFit, fit_probes
 from incontext_linear.probing.readouts import pack_readouts
 from incontext_linear.probing.selection import FITTED_ON, Selection, identify
-from incontext_linear.probing.states import collect_states
+from incontext_linear.probing.states import collect_states, states_size
 from incontext_linear.tasks import generator
 from incontext_linear.training import Recipe
 
@@ -55,46 +55,66 @@ def fit_learner(
 
 
 def fit_controls(
-    hidden: Float[Tensor, "layer token batch width"],
-    learner: Learner,
     control: Learner,
+    task: TaskConfig,
+    model: LearnerConfig,
     selection: Selection,
     probing: ProbingConfig,
     seed: int,
 ) -> pd.DataFrame:
-    """Fit the same probes where they should find nothing: the controls' errors.
+    """Fit the same probes on a control learner and on an untrained one: their errors.
 
-    The control learner and an untrained one are fitted in one pass where memory allows. The
-    targets that are another prompt's have the same mean, covariance and tails, and no relation to
-    the hidden states.
+    Both are fitted in one pass where memory allows.
+
+    Args:
+        control: a learner that never had to learn in context.
+        task: what the untrained one would be trained on.
+        model: its shape.
+        selection: what is probed; it depends on that shape, and on no learner's weights.
+        probing: how probes are fitted.
+        seed: of the untrained learner, the probes and their batches.
     """
-    rng = generator(seed, "untrained learner")
-    untrained = build_untrained(learner.task, learner.config, rng)
+    untrained = build_untrained(task, model, generator(seed, "untrained learner"))
     models = [selection.place(control), untrained.to(selection.device)]
-    first, second = _fit_both(models, hidden.nbytes, selection, probing.fit, seed)
-    shuffled = _fit_to_other_prompts(hidden, selection, probing.fit, seed)
-    named = {"control_learner": first, "untrained_learner": second, "random_targets": shuffled}
-    return pd.concat([fit.error_table(name) for name, fit in named.items()], ignore_index=True)
+    first, second = _fit_both(models, selection, probing.fit, seed)
+    tables = first.error_table("control_learner"), second.error_table("untrained_learner")
+    return pd.concat(tables, ignore_index=True)
+
+
+def fit_random_targets(
+    hidden: Float[Tensor, "layer token batch width"],
+    selection: Selection,
+    probing: ProbingConfig,
+    seed: int,
+) -> pd.DataFrame:
+    """Fit the same probes on the learner itself, for targets that are the next prompt's: their
+    errors.
+
+    Such targets have the same mean, covariance and tails, and no relation to the hidden states; a
+    shuffle would leave some prompts their own.
+    """
+    columns = [column._replace(values=column.values.roll(1, 0)) for column in selection.columns]
+    fit = fit_probes(hidden, selection.layers, columns, probing.fit, seed)
+    return fit.error_table("random_targets")
+
+
+def join_controls(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """The errors of all controls in one table."""
+    return pd.concat((first, second), ignore_index=True)
 
 
 def _fit_both(
-    models: Sequence[LayeredLearner], size: int, selection: Selection, fit: FitConfig, seed: int
+    models: Sequence[LayeredLearner], selection: Selection, fit: FitConfig, seed: int
 ) -> tuple[ProbeFit, ProbeFit]:
-    """Fit two learners in one pass, or one after the other where the states of one, ``size`` bytes,
-    are so many that fitting takes several passes anyway.
+    """Fit two learners in one pass, or one after the other where the states of one are so many that
+    fitting takes several passes anyway.
     """
 
     def fitted(some: Sequence[LayeredLearner]) -> ProbeFit:
         states = collect_states(some, selection.xs, selection.ys, selection.layers)
         return fit_probes(states, selection.layers * len(some), selection.columns, fit, seed)
 
-    if size > STATES_AT_ONCE:
+    if states_size(models[0], selection) > STATES_AT_ONCE:
         first, second = (fitted([model]) for model in models)
         return first, second
     return fitted(models).halves()
-
-
-def _fit_to_other_prompts(hidden: Tensor, selection: Selection, fit: FitConfig, seed: int):
-    """Each prompt is given the next one's targets: a shuffle would leave some their own."""
-    columns = [column._replace(values=column.values.roll(1, 0)) for column in selection.columns]
-    return fit_probes(hidden, selection.layers, columns, fit, seed)

@@ -21,6 +21,13 @@ def collect_hidden_states(
 
 
 @torch.no_grad()
+def states_size(model: LayeredLearner, selection: Selection) -> int:
+    """Bytes of the states that `collect_states` gives of one learner."""
+    one = model.embed(selection.xs[:1], selection.ys[:1])
+    return len(selection.layers) * len(selection.xs) * one.nbytes
+
+
+@torch.no_grad()
 def collect_states(
     models: Sequence[LayeredLearner],
     xs: Xs,

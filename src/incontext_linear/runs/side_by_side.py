@@ -10,6 +10,7 @@ one thread, so results do not depend on how many nodes run at once: they are tho
 import logging
 import multiprocessing
 from collections import Counter
+from collections.abc import Callable, Set
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from typing import Any
 
@@ -21,14 +22,17 @@ from kedro.pipeline.node import Node
 from kedro.runner import SequentialRunner
 from pluggy import PluginManager
 
-from incontext_linear.runs.worker import begin
+from incontext_linear.runs.worker import begin, compute
 
 logger = logging.getLogger(__name__)
 
+LONG = "long"
+"""The tag of nodes that are begun before others, so that none of them is left to the end."""
+
 
 class SideBySideRunner(SequentialRunner):
-    """Run nodes whose inputs are there in worker processes, those that most others wait for first;
-    where there is a GPU, one after the other in this process.
+    """Run nodes whose inputs are there in worker processes, `LONG` ones first, then those that most
+    others wait for; where there is a GPU, one after the other in this process.
 
     Args:
         is_async: refused by the session, as for every runner.
@@ -83,18 +87,27 @@ class SideBySideRunner(SequentialRunner):
     ) -> None:
         needed = pipeline.node_dependencies
         waiting = _number_waiting(pipeline)
-        todo = sorted(pipeline.nodes, key=waiting.__getitem__, reverse=True)
+        todo = sorted(
+            pipeline.nodes, key=lambda node: (LONG in node.tags, waiting[node]), reverse=True
+        )
         load_counts = Counter(name for node in todo for name in node.inputs)
+        used = set(load_counts)  # _release_datasets counts down
         running: dict[Future, tuple[Node, dict[str, Any]]] = {}
-        while todo or running:
+
+        def begin_those_that_can() -> None:
             for node in [node for node in todo if needed[node] <= done]:
                 if len(running) == self.num_workers:
                     break
                 todo.remove(node)
                 inputs = calls.before(node)
-                running[pool.submit(node.run, inputs)] = node, inputs
+                future = pool.submit(compute, node, inputs, calls.preparations(node, used))
+                running[future] = node, inputs
+
+        while todo or running:
+            begin_those_that_can()
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 node, inputs = running.pop(future)
+                begin_those_that_can()  # others, while this one's outputs are saved
                 calls.after(node, inputs, future)
                 done.add(node)
                 self._release_datasets(node, catalog, load_counts, pipeline)
@@ -118,6 +131,17 @@ class _Calls:
         for more in changed or ():
             inputs |= more or {}
         return inputs
+
+    def preparations(self, node: Node, used: Set[str]) -> dict[str, Callable[[Any], Any]]:
+        """Which outputs a worker can make ready to be saved, and how: those whose dataset has a
+        method ``in_worker``, and that no node reads.
+        """
+        found = {}
+        for name in node.outputs:
+            in_worker = getattr(self.catalog.get(name), "in_worker", None)
+            if name not in used and in_worker is not None:
+                found[name] = in_worker()
+        return found
 
     def after(self, node: Node, inputs: dict[str, Any], future: Future) -> None:
         """Save its outputs.

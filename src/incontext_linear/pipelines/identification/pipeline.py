@@ -26,7 +26,13 @@ def create_pipeline(**kwargs) -> Pipeline:
     The control learner is the one of the probing pipeline, made here where that has not run.
     """
     nodes = [
-        node(identify_learner, ["learner", *_SETTINGS], "learner_identification", name="identify"),
+        node(
+            identify_learner,
+            ["learner", *_SETTINGS],
+            "learner_identification",
+            name="identify",
+            tags="long",
+        ),
         node(
             identify_controls,
             ["control_learner", "params:task", "params:model", *_SETTINGS],

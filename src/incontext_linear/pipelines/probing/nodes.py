@@ -3,17 +3,36 @@ beyond): the nodes that are more than a call into `incontext_linear.probing`.
 """
 
 import pandas as pd
+from torch import Tensor
 
 from incontext_linear.config import LearnerConfig, TaskConfig
+from incontext_linear.learner.registry import build_untrained
 from incontext_linear.learner.saved import Learner, check_same_shape
 from incontext_linear.probing.config import ProbingConfig
 from incontext_linear.probing.controls import control_recipe
+from incontext_linear.probing.selection import Selection, select
 from incontext_linear.tables import MetricHistories, metric_histories
+from incontext_linear.tasks import generator
 from incontext_linear.training import Recipe, train
 from incontext_linear.training.config import TrainingConfig
 
 PROBE = ["kind", "hidden_units", "target", "examples_seen"]
 INTERVENTION = ["method", "target", "examples_seen"]
+
+
+def select_for_shape(
+    task: TaskConfig,
+    model: LearnerConfig,
+    prompts: dict[str, Tensor],
+    probing: ProbingConfig,
+    device: str,
+    seed: int,
+) -> Selection:
+    """Choose what is probed: prompts, layers, targets, split. It depends on the learner's shape
+    alone, so no learner needs to be there.
+    """
+    network = build_untrained(task, model, generator(seed, "untrained learner"))
+    return select(Learner(network, task, {}, model), prompts, probing, device, seed)
 
 
 def train_control_learner(

@@ -22,6 +22,7 @@ from incontext_linear.pipelines.probing.nodes import (
     report_probing_metrics,
     report_progress_metrics,
     report_selectivity_metrics,
+    select_for_shape,
     train_control_learner,
 )
 from incontext_linear.probing.calibration import (
@@ -31,15 +32,20 @@ from incontext_linear.probing.calibration import (
     score_calibration,
     select_for_calibration,
 )
-from incontext_linear.probing.controls import fit_controls, fit_learner
+from incontext_linear.probing.controls import (
+    fit_controls,
+    fit_learner,
+    fit_random_targets,
+    join_controls,
+)
 from incontext_linear.probing.interventions import measure_causality
 from incontext_linear.probing.layerwise import measure_progress
-from incontext_linear.probing.selection import select
 from incontext_linear.probing.selectivity import overlap_table, score_table, selectivity_tables
 from incontext_linear.probing.states import collect_hidden_states
 
 _PARTS = ["probes", "controls", "causality", "layerwise", "calibration"]
 _SETTINGS = ["params:probing", "params:seed"]
+_SHAPE = ["params:task", "params:model"]
 _RUN = ["params:task", "params:model", "params:seed"]
 _SELECT = ["probing_prompts", "params:probing", "params:device", "params:seed"]
 
@@ -60,8 +66,8 @@ def _selection() -> Pipeline:
     return Pipeline(
         [
             node(
-                select,
-                ["learner", *_SELECT],
+                select_for_shape,
+                [*_SHAPE, *_SELECT],
                 "probed",
                 name="select",
                 tags=["probes", "controls", "causality", "layerwise"],
@@ -123,7 +129,7 @@ def _probes() -> Pipeline:
 
 
 def _controls() -> Pipeline:
-    recipe = ["params:task", "params:model", "params:training"]
+    recipe = [*_SHAPE, "params:training"]
     return Pipeline(
         [
             node(
@@ -134,9 +140,21 @@ def _controls() -> Pipeline:
             ),
             node(
                 fit_controls,
-                ["hidden_states", "learner", "control_learner", "probed", *_SETTINGS],
-                "control_errors",
+                ["control_learner", *_SHAPE, "probed", *_SETTINGS],
+                "network_control_errors",
                 name="train_control_probes",
+            ),
+            node(
+                fit_random_targets,
+                ["hidden_states", "probed", *_SETTINGS],
+                "random_target_errors",
+                name="train_random_probes",
+            ),
+            node(
+                join_controls,
+                ["network_control_errors", "random_target_errors"],
+                "control_errors",
+                name="join_controls",
             ),
             node(
                 score_table, ["control_errors", *_SETTINGS], "control_scores", name="score_controls"
