@@ -4,8 +4,8 @@ Rules, each with a threshold in `Thresholds`:
 
 1. A cell (shift × strength × k) rules a candidate out if another one explains the learner there,
    the cell separates the two, and the learner is nearer to the other by a factor, at the lower end
-   of the ratio's interval. The strongest cells are chosen on some prompts, and count as they come
-   out on others (`confirmation`).
+   of the ratio's interval. The strongest cells are chosen on some prompts and judged by
+   what others give (`confirmation`).
 2. A symmetry rules it out if the learner breaks what the candidate has, or the other way round, by
    more than the candidate's distance to the learner at home can account for.
 3. At home it is ruled out if it leaves too much of Var(y), or if what it leaves is explained by

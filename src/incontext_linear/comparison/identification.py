@@ -99,7 +99,7 @@ class IdentificationConfig(Config):
     """The spectral filters of the layers."""
 
     def for_controls(self) -> "IdentificationConfig":
-        """A quarter of the prompts, and no search: for learners that must show nothing."""
+        """For controls: a quarter of the prompts, and no search."""
         few = {
             name: max(16, getattr(self, name) // 4)
             for name in ("num_calibration_prompts", "num_prompts", "num_confirmation_prompts")
@@ -171,7 +171,7 @@ def identify(
     seed: int = 0,
     device: str = "cpu",
 ) -> Identification:
-    """Ask a learner everything, and judge.
+    """Fit every family, measure the learner at home and under every shift, and judge.
 
     Args:
         learner: in the one form; asked in float32.

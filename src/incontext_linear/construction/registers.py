@@ -2,9 +2,8 @@
 indices.
 
 A register is an array of row numbers, shaped like the matrix that those rows hold: ``rows.x`` is
-(d, 1),
-``rows.x.T`` is the same rows read as xᵀ, and a symmetric register lists each row below the diagonal
-twice.
+(d, 1), ``rows.x.T`` is the same rows read as xᵀ, and a symmetric register lists each row below the
+diagonal twice.
 """
 
 from collections.abc import Iterator
@@ -34,9 +33,8 @@ class Registers:
     """The layout of a program's hidden matrix: the reserved rows first, then the program's own.
 
     Reserved are ``zero`` and ``ground`` (always 0), ``is_x`` and ``is_y`` (what kind of token the
-    column is),
-    ``position_x`` and ``position_y`` (cos θ_t, sin θ_t, in x-tokens and in y-tokens), ``padding``
-    (+N, -N) and ``divisor`` (scratch of `div`).
+    column is), ``position_x`` and ``position_y`` (cos θ_t, sin θ_t, in x-tokens and in y-tokens),
+    ``padding`` (+N, -N) and ``divisor`` (scratch of `div`).
 
     Args:
         registers: each register's shape, as made by `column` and `symmetric`.

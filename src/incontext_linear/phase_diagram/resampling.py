@@ -8,16 +8,15 @@ share prompts and learners.
 
 **What is resampled.** Training seeds, and within each drawn seed its evaluation prompts (Davison
 and Hinkley 1997, section 3.8). A seed that is drawn twice gets two draws of prompts. Axis values
-that have the
-same seeds share all draws: a seed decides the prompts too, so that neighbours on the axis are
-paired.
+that have the same seeds share all draws: a seed decides the prompts too, so that neighbours on the
+axis are paired.
 
 **What an interval can mean.** With S seeds the spread between learners enters by the bootstrap's
 usual factor (S−1)/S of its variance, and only values between the S learners' own means can come up:
-with fewer than about five seeds the interval is too short, and with two it is little more than the
-two learners. With one seed it is about prompts alone and says nothing of another training run. It
-never covers what all
-seeds share: the training recipe, the evaluation's size, the list of predictors.
+with fewer than about five seeds the interval is too short, and with two it spans little more than
+the two learners' means. With one seed it is about prompts alone and says nothing of another
+training run. It never covers what all seeds share: the training recipe, the evaluation's size, the
+list of predictors.
 """
 
 from collections.abc import Callable, Sequence

@@ -137,8 +137,8 @@ class Chebyshev(NormalEquations):
 
     After m steps the error in a direction of eigenvalue s is T_m(z(s)) / T_m(z(0)), where z maps
     the interval onto [1, −1] and T_m is Chebyshev's polynomial: of all polynomials of degree m that
-    are 1 at 0 it is the one that is least on the interval. Larger eigenvalues do not exist; smaller
-    ones are learned less well. A prefix of zeros gives 0.
+    are 1 at 0 it is the one that is least on the interval. No eigenvalue is larger; smaller ones
+    are learned less well. A prefix of zeros gives 0.
 
     Args:
         num_steps: m ≥ 0.
@@ -183,8 +183,8 @@ class Chebyshev(NormalEquations):
 class ConjugateGradients(NormalEquations):
     """m steps of conjugate gradients on XᵀXw = Xᵀy: the best w in the span of (XᵀX)ʲXᵀy, j < m.
 
-    Of min(k, d) steps in exact arithmetic the last gives the least squares of minimum norm. A
-    prefix whose residual is down to rounding is left as it is.
+    In exact arithmetic min(k, d) steps give the minimum-norm least-squares solution. A prefix
+    whose residual is down to rounding is left as it is.
 
     Args:
         num_steps: m ≥ 0.

@@ -188,7 +188,7 @@ class Ridge(PenalizedLeastSquares):
     """Ridge regression, (XᵀX + λI)⁻¹Xᵀy (paper, section 3), by a square-root Sherman–Morrison
     recursion.
 
-    Any penalty ≥ 0 is met to the same accuracy; 0 gives minimum-norm least squares, the limit.
+    Accuracy does not depend on the penalty; 0 gives the limit, minimum-norm least squares.
     Cost: O(B n d²) time, O(B n d) memory for the result and O(d²) a prompt of a chunk beside it.
 
     Accuracy, in float64: the relative error of a prediction is some 1e-15 times the largest
@@ -223,8 +223,8 @@ class OrdinaryLeastSquares(PenalizedLeastSquares):
     Cost: O(B n d²) time, O(B n d) memory for the result and O(d²) a prompt of a chunk beside it.
 
     Accuracy, in float64: as `Ridge`. With Gaussian x the condition number peaks at k = d, where it
-    exceeds 1e4 in about one prompt in a thousand (d = 8): digits are lost to the problem there, to
-    any algorithm. Rows that depend on others up to a relative 1e-14 · κ(X) or so are taken to
+    exceeds 1e4 in about one prompt in a thousand (d = 8): any algorithm loses digits
+    there. Rows that depend on others up to a relative 1e-14 · κ(X) or so are taken to
     depend on them.
     """
 
@@ -237,8 +237,8 @@ class OrdinaryLeastSquares(PenalizedLeastSquares):
 class FirstExamples(LinearPredictor):
     """Least squares on the first m examples alone; those after them change nothing.
 
-    What is left to a learner that can attend to fixed places but cannot pair every x with its y, as
-    one layer cannot where they are tokens of their own. m = 0 always answers 0.
+    The best that a learner can do that attends to fixed places but cannot pair every x with its y,
+    such as one layer on separate x- and y-tokens. With m = 0 every prediction is 0.
     Cost: O(B m d²) time, O(B n d) memory.
 
     Args:

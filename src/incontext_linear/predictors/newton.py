@@ -34,7 +34,7 @@ class IterativeNewton(LinearPredictor):
     2/‖S‖₂² converges to S⁺, this one needs no eigenvalues, and for a single example it is S⁺ at
     once. Convergence is quadratic, in about 2 log₂ κ(S) + log₂ log₂ (1/ε) steps. A prefix that has
     converged is left as it is: further steps would change nothing but rounding, which the iteration
-        doubles where S is singular.
+    doubles where S is singular.
 
     Up to 20 steps M is never made. The residual R = I − M S is squared by every step, and M from
     the start S/‖S‖² is S/‖S‖² (I + R)(I + R²)…, so w follows from Xᵀy by products with the first

@@ -69,7 +69,7 @@ class Standardized(NamedTuple):
 
 @dataclass(frozen=True)
 class ProbeFit:
-    """What the probes reach on the test prompts, with S refits: other splits, initial weights and
+    """The probes' errors on the test prompts, over S refits: other splits, initial weights and
     batches.
     """
 

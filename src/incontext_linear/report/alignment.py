@@ -1,4 +1,4 @@
-"""The chapter on causal variables: what states are exchanged for, and how the query reads."""
+"""The chapter on causal variables: which the states hold, and how the query's token reads them."""
 
 import pandas as pd
 

@@ -45,7 +45,7 @@ class Page:
 
 
 def render(results: Results, run: RunFacts) -> Page:
-    """The page as HTML that needs nothing else: Plotly's program is in it, once."""
+    """The page as one self-contained HTML file, with plotly.js inlined once."""
     from plotly.offline import get_plotlyjs
 
     made = [(part, part.make(results)) for part in CHAPTERS]

@@ -95,7 +95,7 @@ def _combinations(*values: Sequence[Number] | np.ndarray) -> np.ndarray:
 
 
 def _step_sizes(size: float, spacing: float, *others: Sequence[Number] | np.ndarray) -> np.ndarray:
-    """Members with a step size first and a number of steps last.
+    """Members (G, P): the step size first, the number of steps last.
 
     2α goes up to 2 over the largest eigenvalue, beyond which descent diverges there, and to 4 for a
     few steps.

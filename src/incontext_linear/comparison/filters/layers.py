@@ -10,8 +10,8 @@ final   linear in c or A, fitted to the learner's final implicit weights.
 labels  the same, fitted to the least-squares weights, as a read-out of the labels would be.
 
 On constructed gradient descent `skip` finds every step exactly and `lens` finds nothing before the
-last layer. `final` and `labels` are biased: a read-out that may combine s and 1 − (1−2αs)^m makes
-polynomials of higher degree of them, and reads two steps as four or eight.
+last layer. `final` and `labels` are biased: a read-out that may combine s and 1 − (1−2αs)^m forms
+polynomials of higher degree, and reads two steps as four or eight.
 
 Shape letters: L layers (the embedding is layer 0), B prompts, d dimensions.
 """
@@ -101,7 +101,7 @@ def layer_filters(
 def layer_power(
     model: Network, task: TaskConfig, config: FilterConfig, seed: int, readout: str = "skip"
 ) -> pd.DataFrame:
-    """`filter_power` at each layer: would the families be told apart there, were one the truth?
+    """`filter_power` at each layer: could it tell the families apart there, if one were true?
 
     Args:
         model: the learner.

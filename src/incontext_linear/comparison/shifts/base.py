@@ -50,7 +50,7 @@ class PromptShift(_OfStrength):
 
     @abstractmethod
     def __call__(self, prompts: Prompts, rng: torch.Generator) -> Prompts:
-        """Changed prompts, of as many rows; xs (B, n, d), ys (B, n), ws (B, d)."""
+        """The changed prompts, as many as were given: xs (B, n, d), ys (B, n), ws (B, d)."""
 
 
 class QueryShift(_OfStrength):

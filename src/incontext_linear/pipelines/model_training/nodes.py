@@ -52,9 +52,7 @@ def discard_checkpoints(
     seed: int,
     checkpoints: CheckpointStore,
 ) -> None:
-    """Remove the checkpoints of a run whose learner is saved: ``learner`` is only here to say that
-    it is.
-    """
+    """Remove a run's checkpoints. ``learner`` is an input so that this comes after it is saved."""
     checkpoints.discard(Recipe(task, model, training, seed).fingerprint)
 
 
