@@ -173,7 +173,7 @@ def test_tokens_are_named_in_prompt_order():
 def test_training_says_at_which_number_of_examples_the_spd_is_taken():
     history = pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0], "spd_to_ols": [1.0, 0.5]})
     figure = model_training.plot_history(history, *RUN)
-    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["training loss (mean over k)", "SPD to least squares, k = 4"]
 
 

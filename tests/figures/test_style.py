@@ -89,6 +89,13 @@ def test_one_algorithm_has_one_look_under_all_its_names(one: str, other: str):
     assert looks[one] == looks[other]
 
 
+@pytest.mark.parametrize("family", ["ridge", "gradient_descent"])
+def test_numbers_of_each_ks_own_keep_the_familys_colour_with_another_dash(family: str):
+    one, by_k = styles([family, f"{family}_by_k"]).values()
+    assert by_k["color"] == one["color"]
+    assert by_k["linestyle"] != one["linestyle"]
+
+
 def test_every_candidate_of_identification_has_a_look_of_its_own():
     looks = styles(DEFAULT_FAMILIES)
     assert len({(look["color"], look["linestyle"]) for look in looks.values()}) == len(looks)

@@ -10,9 +10,11 @@ from incontext_linear.figures.style import (
     INK,
     MUTED,
     PALETTE,
+    color_bar,
     draw_curve,
     layer_axis,
     legend_below,
+    legend_under,
     panel_grid,
     prepare_axes,
 )
@@ -165,7 +167,7 @@ def _draw_readings(axes: Axes, readings: pd.DataFrame) -> None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     if len(layers) <= 9:
-        axes.legend(frameon=False, fontsize=8)
+        legend_under(axes, 4)
     title = "read linearly from the query's token"
     prepare_axes(axes, title, "x′ᵀw_m: gradient steps m", "squared error / variance")
 
@@ -186,7 +188,7 @@ def _draw_edges(axes: Axes, edges: pd.DataFrame, scores: pd.DataFrame) -> None:
         share = max(share_of[name], _RANGE[0])
         axes.axhline(share, color=color, linestyle="--", linewidth=1.2, label=label)
     axes.set_ylim(*_RANGE)
-    axes.legend(frameon=False, fontsize=8, loc="center right")
+    legend_under(axes)
     total = int(shown["number"].to_dict()["all"])
     title = f"edges exchanged, of {total} (layer.head tokens)"
     prepare_axes(axes, title, "number of edges", "share of the donor's answer")
@@ -200,4 +202,4 @@ def _draw_heads(figure: Figure, axes: Axes, heads: pd.DataFrame) -> None:
     axes.set_yticks(range(grid.shape[0]), [str(layer) for layer in grid.index])
     prepare_axes(axes, "head's output at its mean", "head", "layer")
     axes.grid(visible=False)
-    figure.colorbar(image, ax=axes, label="log₁₀ SPD to OLS, × intact")
+    color_bar(figure, image, axes, "log₁₀ SPD to OLS, × intact")

@@ -11,6 +11,7 @@ from incontext_linear.figures.style import (
     PALETTE,
     draw_curve,
     legend_beside,
+    legend_under,
     panel_grid,
     prepare_axes,
 )
@@ -51,7 +52,7 @@ def plot_diversity(curves: pd.DataFrame, thresholds: pd.DataFrame, run: str = ""
         draw_curve(axes, rows.dropna(subset="mean"), "place", look, kind, marker="o", ms=3)
         _mark(axes, thresholds[thresholds["prompts"] == kind], color)
     axes.axhline(0, color=INK, linewidth=0.8)
-    axes.legend(frameon=False, fontsize=9)
+    legend_under(axes)
     _size_axis(axes, table)
     prepare_axes(axes, "below 0: the pool's is nearer", SIZE, "log SPD(pool's) − log SPD(ridge)")
     legend_beside(figure, grid[0])

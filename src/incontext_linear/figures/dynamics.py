@@ -1,5 +1,5 @@
 """The figures of the training_dynamics pipeline: the nearest algorithm over step and k, the seeds'
-ways through the plane of two distances, the families' numbers, the heads, the layers.
+paths through the plane of two distances, the families' numbers, the heads, the layers.
 """
 
 import numpy as np
@@ -16,6 +16,7 @@ from incontext_linear.figures.style import (
     INK,
     MUTED,
     PALETTE,
+    color_bar,
     draw_curve,
     legend_beside,
     log_scale,
@@ -113,7 +114,7 @@ def _strength(color: tuple[float, float, float], margin: float) -> np.ndarray:
 
 
 def plot_plane(single: pd.DataFrame, plane: tuple[str, str], run: str = "") -> Figure:
-    """Each seed's way through the plane of its distances to two algorithms, mean over k ≥ 1.
+    """Each seed's path through the plane of its distances to two algorithms, mean over k ≥ 1.
 
     Below the diagonal the second algorithm is nearer. Dots are snapshots, coloured by step.
     """
@@ -145,7 +146,7 @@ def plot_plane(single: pd.DataFrame, plane: tuple[str, str], run: str = "") -> F
         first, second = (f"SPD to {algorithm_name(one)} / Var(y)" for one in plane)
         prepare_axes(axes, title, first, second)
     if dots is not None:
-        figure.colorbar(dots, ax=grid, label=STEP, fraction=0.04)
+        color_bar(figure, dots, grid, STEP, fraction=0.04)
     return figure
 
 

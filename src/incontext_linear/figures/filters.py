@@ -118,7 +118,7 @@ def _draw_layer(
     prepare_axes(axes, "", "eigenvalue s of XᵀX", "")
     axes.set_title(f"layer {layer}", loc="left", pad=24, fontsize=11, color=INK, fontweight="bold")
     share = shares[shares["axis"] == "eigenvalue"]["mean"].item()
-    text = f"a filter explains {max(share, 0):.0%}\n"
+    text = f"a filter explains {100 * max(share, 0):.0f} %\n"
     if share >= LEAST_SHARE:
         misfit = scores.set_index("family")["misfit"]
         factors = (f"{SHORT_LABELS[_plain(name)]} ×{_short(misfit[name])}" for name in families)
@@ -135,8 +135,8 @@ def _finish(figure: Figure, shown: Sequence[Axes], title: str) -> None:
         handles, labels, loc="outside lower center", frameon=False, fontsize=9, ncols=columns
     )
     note = (
-        "Families have a fitted factor; ×: their squared error on held-out prompts,\nover that of "
+        "families have a fitted factor; ×: their squared error on held-out prompts over that of "
         "the best filter of any shape"
     )
     lines = "\n".join(filter(None, (title, note)))
-    figure.suptitle(lines, x=0.01, ha="left", fontsize=10, color=MUTED)
+    figure.suptitle(lines, x=0.995, ha="right", fontsize=8, color=MUTED)

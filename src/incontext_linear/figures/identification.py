@@ -9,7 +9,16 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from incontext_linear.figures.style import INK, MUTED, PALETTE, draw_curves, prepare_axes
+from incontext_linear.figures.style import (
+    INK,
+    MUTED,
+    PALETTE,
+    color_bar,
+    draw_curves,
+    legend_below,
+    panel_grid,
+    prepare_axes,
+)
 from incontext_linear.figures.words import algorithm_name, shift_name
 
 HOME = "home"
@@ -50,7 +59,7 @@ def plot_identification(
         figure.suptitle(run, x=0.995, ha="right", fontsize=8, color=MUTED)
     _domain(left, table[table["candidate"] == candidate], shifts, candidate, limit)
     image = _map(right, table, shifts)
-    figure.colorbar(image, ax=right, label="distance to the learner, share of Var(y)", shrink=0.8)
+    color_bar(figure, image, right, "distance to the learner, share of Var(y)", shrink=0.8)
     return figure
 
 
@@ -149,25 +158,13 @@ def plot_shift_curves(distances: pd.DataFrame, num_candidates: int = 5, run: str
     shown = table[(table["examples_seen"] == middle) & table["candidate"].isin(nearest)]
     counts = shown.groupby("shift", sort=False)["strength"].nunique()
     shifts = list(counts[counts > 1].index)  # one strength makes no curve
-    num_columns = 4
-    num_rows = -(-len(shifts) // num_columns)
-    figure = Figure(figsize=(14, 2.7 * num_rows + 0.6), layout="constrained")
-    grid = figure.subplots(num_rows, num_columns, squeeze=False).flatten()
+    what = f"distance to the nearest candidates, k = {middle}"
+    title = f"{what} · {run}" if run else what
+    figure, grid = panel_grid(max(1, len(shifts)), 4, (3.5, 2.7), extra=(0.0, 0.6), run=title)
     for axes, shift in zip(grid, shifts, strict=False):
         rows = shown[shown["shift"] == shift].rename(columns={"distance": "mean"})
         draw_curves(axes, rows.sort_values("strength"), "strength", "candidate")
         axes.set_yscale("log")
         prepare_axes(axes, shift_name(shift), "strength of the shift", "SPD / Var(y)")
-    for axes in grid[len(shifts) :]:
-        axes.remove()
-    handles, labels = grid[0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=num_candidates,
-        frameon=False,
-    )
-    what = f"How far the learner is from each candidate, k = {middle}"
-    figure.suptitle(f"{what} · {run}" if run else what, fontsize=10, color=MUTED)
+    legend_below(figure, grid[0], num_candidates)
     return figure

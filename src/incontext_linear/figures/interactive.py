@@ -36,7 +36,9 @@ CHARACTERS_ACROSS = 30
 """Of the names of all columns: so many have room side by side on the narrowest page."""
 LETTER_WIDTH = 7
 """Pixels, for the height of names that stand upright."""
-_PLOTLY_DASHES = dict(zip(DASHES, ("solid", "dash", "dot"), strict=True)) | {"--": "dash"}
+_PLOTLY_DASHES = dict(zip(DASHES, ("solid", "dash", "dot", "dashdot"), strict=True)) | {
+    "--": "dash"
+}
 _BAND = "2e"
 """Opacity of an interval, as the last two digits of its colour."""
 

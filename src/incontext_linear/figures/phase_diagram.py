@@ -20,6 +20,7 @@ from incontext_linear.figures.style import (
     LARGEST_DRAWN,
     MUTED,
     PALETTE,
+    color_bar,
     draw_curves,
     layer_axis,
     legend_beside,
@@ -340,10 +341,10 @@ def _nearest_legend(
     scale = ScalarMappable(
         LogNorm(1, FULL_MARGIN), LinearSegmentedColormap.from_list("margin", shades)
     )
-    bar = figure.colorbar(scale, ax=grid, pad=0.02, aspect=14, shrink=0.9)
+    label = "runner-up's SPD / nearest's"
+    bar = color_bar(figure, scale, grid, label, pad=0.02, aspect=14, shrink=0.9)
     bar.set_ticks([1, 2, 5, 10], labels=["×1", "×2", "×5", "≥ ×10"], fontsize=8)
     bar.ax.yaxis.set_minor_locator(NullLocator())
-    bar.set_label("runner-up's SPD / nearest's", fontsize=8, color=MUTED)
     bar.outline.set_edgecolor(GRID)
 
 
@@ -370,7 +371,7 @@ def plot_heat_map(heat_map: pd.DataFrame, sweep: str = "") -> Figure:
     figure.supylabel(
         f"{axis_label(heat_map['axis'].iloc[0])} of the learner", color=MUTED, fontsize="medium"
     )
-    bar = figure.colorbar(image, ax=grid, label="SPD over the row's minimum", aspect=30)
+    bar = color_bar(figure, image, grid, "SPD over the row's minimum", aspect=30)
     bar.set_ticks([1, 2, 5, 10, 30], labels=["×1", "×2", "×5", "×10", "≥ ×30"], fontsize=8)
     bar.ax.yaxis.set_minor_locator(NullLocator())
     _heat_legend(figure, bool(heat_map["diagonal"].any()))

@@ -19,6 +19,7 @@ from incontext_linear.figures.style import (
     INK,
     MUTED,
     PALETTE,
+    color_bar,
     draw_curve,
     draw_curves,
     layer_axis,
@@ -94,7 +95,7 @@ def plot_probe_attention(
         axes.grid(visible=False)
         axes.set_yticks(range(len(values)), values.index, fontsize=7)
         _token_ticks(axes.xaxis, values.shape[1], fontsize=6.0)
-        figure.colorbar(image, ax=axes, label="attention")
+        color_bar(figure, image, axes, "attention")
     return figure
 
 
@@ -132,7 +133,7 @@ def plot_attention(
             _token_ticks(axis, num_tokens, step, fontsize=5.0)
     figure.supxlabel("attended token", fontsize=9, color=MUTED)
     figure.supylabel("attending token", fontsize=9, color=MUTED)
-    figure.colorbar(image, ax=grid, label="mean attention", shrink=min(1.0, 2 / num_layers))
+    color_bar(figure, image, grid, "mean attention", shrink=min(1.0, 2 / num_layers))
     return figure
 
 
@@ -378,7 +379,7 @@ def plot_progress(
         prepare_axes(axes, title, "steps m", LAYER)
         axes.grid(visible=False)
     legend_below(figure, grid[0])
-    figure.colorbar(image, ax=grid, label="SPD / variance of the labels")
+    color_bar(figure, image, grid, "SPD / variance of the labels")
     return figure
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
 from matplotlib.colors import hsv_to_rgb, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -24,7 +26,7 @@ INK, MUTED, GRID = "#1f2430", "#6b7280", "#e5e7eb"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7b61c9")
 LEARNER_COLOR = "#111827"
 LARGEST_DRAWN = 1e12
-DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)))
+DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (4, 1.5, 1, 1.5)))
 
 _FAMILIES: dict[str, tuple[str, str, float, float, Any]] = {
     "ridge": ("#8a3300", "#f7b98a", 1e-2, 1e1, DASHES[0]),
@@ -61,8 +63,8 @@ _LOOKS: dict[str, tuple[str, Any]] = {
     "first": ("#a3404d", DASHES[2]),
     "sherman_morrison": ("#a6328c", DASHES[0]),
     "gram": (PALETTE[3], DASHES[0]),
-    "loss": (PALETTE[0], DASHES[0]),
-    "spd_to_ols": (PALETTE[1], DASHES[0]),
+    "loss": (LEARNER_COLOR, DASHES[0]),
+    "spd_to_ols": (PALETTE[0], DASHES[0]),
     "minimal_edit": (PALETTE[0], DASHES[0]),
     "pattern_edit": (PALETTE[1], DASHES[0]),
     "interchange_attended": (PALETTE[2], DASHES[0]),
@@ -81,6 +83,9 @@ _SAME = {
     "momentum": "heavy_ball",
 }
 """What one algorithm is called elsewhere: as a candidate, a filter, a target or a program."""
+_VARIANTS = {"_random": DASHES[2], "_by_k": DASHES[3]}
+"""Ends the name of a random direction of an edit's norm, or of a family with numbers of each k's
+own → its dash; the colour is that of the edit or the family."""
 
 
 def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -93,8 +98,9 @@ def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def _style(name: str) -> dict[str, Any]:
-    if name.endswith("_random"):
-        return _style(name.removesuffix("_random")) | {"linestyle": DASHES[2]}
+    for ending, dash in _VARIANTS.items():
+        if name.endswith(ending):
+            return _style(name.removesuffix(ending)) | {"linestyle": dash}
     family, number = parse_algorithm(name)
     known = _SAME.get(name, name)
     if known in _LOOKS:
@@ -161,10 +167,28 @@ def prepare_axes(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
     axes.set_ylabel(ylabel, color=MUTED)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=MUTED, labelsize=9)
+    axes.tick_params(which="both", colors=MUTED, labelsize=9)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(GRID)
+
+
+def color_bar(
+    figure: Figure, image: ScalarMappable, axes: Axes | Iterable[Axes], label: str, **settings: Any
+) -> Colorbar:
+    """A colour bar whose label and ticks look as the panels' do.
+
+    Args:
+        figure: of the panels.
+        image: whose colours it explains.
+        axes: the panels that it stands beside.
+        label: what the colours mean, with the unit.
+        settings: as for `Figure.colorbar`, such as ``shrink``.
+    """
+    bar = figure.colorbar(image, ax=axes, **settings)
+    bar.set_label(label, color=MUTED)
+    bar.ax.tick_params(which="both", colors=MUTED, labelsize=9)
+    return bar
 
 
 def layer_axis(axes: Axes) -> None:
@@ -184,6 +208,12 @@ def legend_below(figure: Figure, axes: Axes, num_columns: int = 3) -> None:
     figure.legend(
         handles, labels, loc="outside lower center", ncols=num_columns, frameon=False, fontsize=9
     )
+
+
+def legend_under(axes: Axes, num_columns: int = 2) -> None:
+    """A legend of one panel's own, below its horizontal axis, where it covers no data."""
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16)}
+    axes.legend(**place, ncols=num_columns, frameon=False, fontsize=8)
 
 
 def draw_curve(
