@@ -36,7 +36,7 @@ from incontext_linear.logged_learner import NAME, fetch_learner
 from incontext_linear.parameters import VariantConfig, check_parameters, show
 from incontext_linear.runs.database import DatabaseError, database_file, ensure_database
 from incontext_linear.runs.locks import LOCK_FILE, LockedError, holds
-from incontext_linear.runs.run_table import offer_view
+from incontext_linear.runs.run_table import announce_headline, offer_view
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,8 @@ DATA_TAG = "data_folder"
 PROMPT_STREAMS = {"evaluation_prompts": "evaluation", "probing_prompts": "probing"}
 """Prompts that a run measures on → their random stream, see `tasks.draw_prompts`."""
 TABLES = "tables"
+COMPARISON = "comparison_metrics"
+"""The dataset among whose metrics is the one that runs are sorted by."""
 LONGEST_SHOWN = 5000
 """Rows of the longest table that is also logged as CSV, which MLflow shows; it cannot show Parquet.
 """
@@ -124,7 +126,10 @@ class Tracking(MlflowHook):
         )
         mlflow.log_params(parameter_fields(pipeline, catalog))
         if not variant:
-            offer_view(*_experiment(self.mlflow_config))
+            client, experiment_id = _experiment(self.mlflow_config)
+            offer_view(client, experiment_id)
+            if COMPARISON in pipeline.outputs() and "ols" in self._parameters.baselines.active:
+                announce_headline(client, self.run_id)
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:

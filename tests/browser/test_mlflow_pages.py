@@ -6,6 +6,8 @@ import mlflow
 import pytest
 from support.project import ROOT
 
+from incontext_linear.runs.run_table import HEADLINE
+
 MODEL_TRAINING = "workflowType=machine_learning"
 
 
@@ -23,7 +25,7 @@ def test_the_link_of_make_mlflow_opens_the_run_table_with_verdicts_and_distances
 ):
     (link,) = re.findall(r"http://127.0.0.1:5000(/\S+)\"", (ROOT / "Makefile").read_text())
     browser.open(mlflow_ui + link)
-    names = "behaviour/spd_to_ols_at_2d_share", "identification/num_survivors", "verdict"
+    names = HEADLINE, "identification/num_survivors", "verdict"
     browser.wait_for(run.info.run_name.split()[0][:20], "Which algorithm", *names)
 
 
@@ -39,10 +41,12 @@ def test_a_runs_metrics_are_charts_that_begin_with_its_behaviour(browser, mlflow
     browser.wait("document.querySelector('.js-plotly-plot') !== null")
 
 
-def test_the_compare_page_opens_with_a_chart(browser, mlflow_ui, run):
+def test_the_compare_page_opens_with_a_chart_of_the_distance(browser, mlflow_ui, run):
     settings = f"runs=[%22{run.info.run_id}%22]&experiments=[%221%22]&{MODEL_TRAINING}"
     browser.open(f"{mlflow_ui}/#/compare-runs?{settings}")
     browser.wait("document.querySelector('.js-plotly-plot') !== null")
+    plots = "[...document.querySelectorAll('.js-plotly-plot')].flatMap(plot => plot.data || [])"
+    browser.wait(f"{plots}.some(t => (t.dimensions || []).some(d => d.label === '{HEADLINE}'))")
     browser.wait_for("Parallel Coordinates Plot", "Run details")
 
 

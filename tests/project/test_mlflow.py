@@ -13,6 +13,7 @@ from support.project import client, copy_project, kedro, report, runs
 
 from incontext_linear.learner.saved import load_learner
 from incontext_linear.logged_learner import fetch_learner, requirement
+from incontext_linear.runs.run_table import HEADLINE
 from incontext_linear.tasks import draw_prompts
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
@@ -111,11 +112,15 @@ def test_the_run_table_tells_which_run_is_better(project, first):
     at = spd[(spd["predictor"] == "ols") & (spd["examples_seen"] == 4)]["mean"].item()
     metrics = runs(project)[0].data.metrics
     assert metrics["behaviour/spd_to_ols_at_2d"] == pytest.approx(at)
-    assert 0 < metrics["behaviour/spd_to_ols_at_2d_share"] < 10
+    assert 0 < metrics[HEADLINE] < 10
     assert metrics["behaviour/nearest_margin"] >= 1
     assert metrics["run/seconds"] > 0
     assert metrics["training/num_parameters"] > 1000
     assert first.data.tags["nearest"] in set(spd["predictor"])
+
+
+def test_the_compare_page_opens_on_the_first_metric_which_is_the_distance(first):
+    assert next(iter(first.data.metrics)) == HEADLINE
 
 
 def test_metrics_are_in_groups(first):
@@ -146,6 +151,7 @@ def test_a_report_shows_nothing_of_another_run(project):
     assert (project / "data/test/08_reporting/spd_curves.parquet").exists()
     assert "kedro run --pipelines behavioral_comparison" in page
     assert "SPD to least squares" not in page
+    assert HEADLINE not in runs(project)[0].data.metrics
 
 
 def test_a_run_says_in_few_lines_what_it_did(project):
