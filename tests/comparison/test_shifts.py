@@ -163,10 +163,13 @@ def test_examples_repeat():
     assert torch.equal(xs[:, ::2], PROMPTS.xs[:, :5])
 
 
-def test_longer_prompts_begin_as_they_were():
-    longer = PromptLength(1.5)(PROMPTS, rng())
-    assert longer.ys.shape == (256, 15)
+@pytest.mark.parametrize(("strength", "length"), [(1.5, 15), (2, 20), (4, 40)])
+def test_longer_prompts_begin_as_they_were_and_repeat_no_example(strength: float, length: int):
+    longer = PromptLength(strength)(PROMPTS, rng())
+    assert longer.ys.shape == (256, length)
     torch.testing.assert_close(longer.ys[:, :10], PROMPTS.ys, rtol=1e-5, atol=1e-5)
+    apart = torch.cdist(longer.xs, longer.xs) + torch.eye(length)
+    assert apart.min() > 1e-4
 
 
 def test_an_orthogonal_query_is_orthogonal_to_all_examples_and_keeps_its_norm():

@@ -1,6 +1,7 @@
 """The page that tells a run: what it holds, what it says is missing, and that it stands alone."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 from incontext_linear.config import ModelConfig, TaskConfig
+from incontext_linear.learner.saved import Learner
+from incontext_linear.learner.transformer import Transformer
 from incontext_linear.report import (
     CHAPTERS,
     Answer,
@@ -85,6 +88,19 @@ def test_the_page_names_the_nearest_algorithm_with_its_interval(html):
         "1 [0.5, 2] % SPD to least squares at k = 4, share of Var(y) (interval over prompts)"
         in text
     )
+
+
+def test_longer_prompts_than_in_training_have_a_table_and_a_mark():
+    task = TaskConfig(dim=2, num_examples=3)
+    config = ModelConfig(num_layers=1, num_heads=1, width=4, positions="none")
+    learner = Learner(Transformer(task.dim, task.num_examples, config), task)
+    html = render(replace(results(), learner=learner), RunFacts("kedro run")).html
+    text = " ".join(Page(html).text.split())
+    rows = text[text.index("Longer prompts than in training") :]
+    for k, lengths in ((2, 1), (5, 2)):  # of n = 3: where training ends, and the prompts
+        assert re.search(rf"{k}\s*{lengths}\s*least squares\s*1 \[0\.5, 2\]", rows)
+    assert "trained up to here" in html
+    assert "trained up to here" not in render(results(), RunFacts("kedro run")).html
 
 
 def test_the_page_needs_nothing_but_itself(html):

@@ -1,5 +1,7 @@
 """Chapters on training and on what the learner predicts."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -69,7 +71,7 @@ def behaviour(results: Results) -> Chapter | None:
     words = describe_nearest(spd, prompts, algorithm_name)
     at = spd[spd["examples_seen"] == seen].sort_values("mean").reset_index(drop=True)
     numbers = _numbers(results, at, variance)
-    shown = [_divergences(results), _distances(at, variance, seen)]
+    shown = [_divergences(results), _distances(at, variance, seen), *_longer(results)]
     if results.has("risk_curves"):
         shown.append(_risks(results))
     if results.has("linearity_curve"):
@@ -98,7 +100,7 @@ def _numbers(results: Results, at: pd.DataFrame, variance: float) -> tuple[Numbe
 
 
 def _divergences(results: Results) -> Shown:
-    marks = {"k = d": float(results.task.dim)}
+    marks = _marks(results)
     panels = [
         Panel(
             _seen(results.table(f"{key}_curves")), "examples_seen", "predictor", title, SEEN,
@@ -140,7 +142,7 @@ def _risks(results: Results) -> Shown:
         risk.iloc[np.argsort(risk["predictor"] == LEARNER, kind="stable")],
         "examples_seen", "predictor", "Squared error against the label", SEEN,
         "mean squared error", log_y=True, floor=lowest_drawn(risk),
-        marks={"k = d": float(results.task.dim)},
+        marks=_marks(results),
     )  # fmt: skip
     caption = (
         "Squared error of the learner and of every algorithm on the same prompts. Algorithms that "
@@ -154,13 +156,63 @@ def _linearity(results: Results) -> Shown:
     left = shown.assign(mean=1 - shown["mean"], low=1 - shown["high"], high=1 - shown["low"])
     panel = Panel(
         left, "examples_seen", "predictor", "How far from linear the learner is", SEEN,
-        "1 − R² of its implicit weights", log_y=True, marks={"k = d": float(results.task.dim)},
+        "1 − R² of its implicit weights", log_y=True, marks=_marks(results),
     )  # fmt: skip
     caption = (
         "The share of the learner's answers to many queries behind one prompt that no linear map "
         "of the query explains. Only where this is small do implicit weights mean much."
     )
     return Shown("Linearity", caption, "linearity", curves([panel]))
+
+
+def _longer(results: Results) -> tuple[Shown, ...]:
+    """Where prompts are longer than in training: the nearest algorithm at the end of the trained
+    length, and at each multiple of it.
+    """
+    trained = _trained_length(results)
+    if trained is None:
+        return ()
+    spd, labels = results.table("spd_curves"), results.tables["evaluation_prompts"]["ys"]
+    longest = labels.shape[1]
+    rows = []
+    for length in sorted({*range(trained, longest, trained), longest}):
+        seen = length - 1
+        at = spd[spd["examples_seen"] == seen].sort_values("mean")
+        ols, (nearest, *_) = at[at["predictor"] == "ols"], records(at)
+        percent = 100 / float(labels[:, seen].double().square().mean())
+        rows.append(
+            {
+                SEEN: seen,
+                "prompt's length / n": f"{length / trained:.3g}",
+                "nearest": algorithm_name(nearest["predictor"]),
+                "SPD to it, % of Var(y)": _share(nearest, percent),
+                "SPD to least squares": _share(records(ols)[0], percent) if len(ols) else "–",
+            }
+        )
+    caption = (
+        f"The learner was trained on prompts of n = {trained} examples and is asked here about "
+        "longer ones. An algorithm has no length: a learner that runs one stays as near to it "
+        "beyond n as within. Intervals are over prompts."
+    )
+    return (Shown("Longer prompts than in training", caption, "spd", table=pd.DataFrame(rows)),)
+
+
+def _share(row: dict[str, Any], percent: float) -> str:
+    return with_interval({name: percent * row[name] for name in MEASURE})
+
+
+def _marks(results: Results) -> dict[str, float]:
+    """Text → k: the dimension and, where prompts go on, the last k of the training."""
+    trained = _trained_length(results)
+    beyond = {"trained up to here": trained - 1.0} if trained is not None else {}
+    return {"k = d": float(results.task.dim)} | beyond
+
+
+def _trained_length(results: Results) -> int | None:
+    """n of the training, if this run's prompts are longer."""
+    if results.learner is None or results.learner.task.num_examples >= results.task.num_examples:
+        return None
+    return results.learner.task.num_examples
 
 
 def _seen(table: pd.DataFrame) -> pd.DataFrame:

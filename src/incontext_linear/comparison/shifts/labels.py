@@ -1,5 +1,6 @@
 """Shifts of the weights, the noise, the labels, and of which examples a prompt has."""
 
+import math
 from typing import ClassVar
 
 import torch
@@ -105,7 +106,7 @@ class RepeatedExamples(PromptShift):
 
 
 class PromptLength(PromptShift):
-    """Prompts longer than those of training, by inputs and noise of another prompt of the batch.
+    """Prompts longer than those of training, by inputs and noise of other prompts of the batch.
 
     A learner whose positions end earlier refuses them; the shift is then left out.
     """
@@ -114,12 +115,13 @@ class PromptLength(PromptShift):
     strengths: ClassVar = (1.0, 1.5)
     unit: ClassVar = "times as long"
     least: ClassVar = 1
-    most: ClassVar = 2
+    most: ClassVar = 4
 
     def __call__(self, prompts: Prompts, rng: torch.Generator) -> Prompts:
         """As `PromptShift`."""
         length = round(self.strength * prompts.ys.shape[1])
         xs, noise = (
-            torch.cat((t, t.roll(1, 0)), 1)[:, :length] for t in (prompts.xs, noise_of(prompts))
+            torch.cat([t.roll(i, 0) for i in range(math.ceil(self.strength))], 1)[:, :length]
+            for t in (prompts.xs, noise_of(prompts))
         )
         return relabel(prompts, xs, noise=noise)
