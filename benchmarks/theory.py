@@ -33,7 +33,14 @@ import torch
 from torch import Tensor
 
 from incontext_linear.config import BootstrapConfig, TaskConfig
-from incontext_linear.figures.style import INK, MUTED, PALETTE
+from incontext_linear.figures.style import (
+    INK,
+    MUTED,
+    PALETTE,
+    legend_under,
+    panel_grid,
+    prepare_axes,
+)
 from incontext_linear.learner import Learner
 from incontext_linear.learner.linear_attention import LinearAttentionConfig, learned_step
 from incontext_linear.predictors.optimal_step import (
@@ -217,10 +224,9 @@ def _student(values: pd.Series) -> tuple[float, float]:
 
 def draw(steps: pd.DataFrame, risks: pd.DataFrame, path: Path) -> None:
     """Risk along k, sizes of Γ, and risk along the number of tasks."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 3.8), layout="constrained")
-    curves, sizes, pools = figure.subplots(1, 3)
+    seeds = risks["seeds"].iloc[0]
+    run = f"one layer of linear attention · {seeds} trainings each, intervals over them"
+    figure, (curves, sizes, pools) = panel_grid(3, 3, (4.0, 4.0), extra=(0.0, 0.2), run=run)
     _draw_curves(curves, risks)
     plain = steps[~steps["setting"].str.startswith("pool")]
     for row, (_, part) in enumerate(plain.groupby("setting", sort=False)):
@@ -231,10 +237,8 @@ def draw(steps: pd.DataFrame, risks: pd.DataFrame, path: Path) -> None:
     sizes.set_yticks(range(len(names)), names)
     sizes.invert_yaxis()
     sizes.axvline(1, color=INK, lw=0.8)
-    sizes.set(xlabel="size of the learned Γ; closed form: 1", title="The learned step")
+    prepare_axes(sizes, "The learned step", "size of the learned Γ; closed form: 1", "")
     _draw_pools(pools, risks)
-    seeds = risks["seeds"].iloc[0]
-    figure.suptitle(f"One layer of linear attention; {seeds} trainings each, intervals over them")
     figure.savefig(path, dpi=110)
 
 
@@ -250,8 +254,8 @@ def _draw_curves(axes: Any, risks: pd.DataFrame) -> None:
         axes.plot(own["k"], own["theory"], color=color, lw=1, label=words)
         errors = (own["mean"] - own["low"], own["high"] - own["mean"])
         axes.errorbar(own["k"], own["mean"], yerr=errors, fmt=".", color=color)
-    axes.set(xlabel="examples seen, k", ylabel="squared error", title="Lines: closed form")
-    axes.legend()
+    prepare_axes(axes, "Lines: closed form", "examples seen, k", "squared error")
+    legend_under(axes, 4)
 
 
 def _draw_pools(axes: Any, risks: pd.DataFrame) -> None:
@@ -275,11 +279,10 @@ def _draw_pools(axes: Any, risks: pd.DataFrame) -> None:
             axes.plot(means.index, means["mean"], mark, color=color, label=f"{kind}, {form}")
         theory = own[own["prompts"] == kind].groupby("size")["theory"].mean()
         axes.plot(theory.index, theory, color=color, lw=1)
-    axes.set(
-        xscale="log", xlabel="tasks in the pool, M", title="Lines: closed form; dots: its limit"
-    )
-    axes.set_yscale("log")
-    axes.legend(fontsize=8)
+    axes.set(xscale="log", yscale="log")
+    title = "Lines: closed form; dotted: its limit"
+    prepare_axes(axes, title, "tasks in the pool, M", "squared error, mean over k ≥ 1")
+    legend_under(axes)
 
 
 def main() -> None:
