@@ -48,6 +48,16 @@ def test_figures_say_which_size_and_seed_they_show():
     assert figure.get_suptitle() == expected
 
 
+@pytest.mark.parametrize(("trained", "marked"), [(3, True), (5, False)])
+def test_curves_against_k_say_where_training_ended(trained: int, marked: bool):
+    task, model, seed = RUN
+    run = task.model_copy(update={"num_examples": trained}), model, seed  # curves end at k = 4
+    divergences = behavioral_comparison.plot_divergences(curves("ols"), curves("ols"), *run)
+    risks = behavioral_comparison.plot_risks(curves(LEARNER), curves(LEARNER), *run)
+    for axes in (*divergences.axes, *risks.axes):
+        assert ("trained up to here" in texts(axes)) == marked
+
+
 def test_figures_do_not_call_every_network_a_transformer():
     figure = behavioral_comparison.plot_divergences(curves("ols"), curves("ols"), *RUN)
     figure_of_risks = behavioral_comparison.plot_risks(curves(LEARNER), curves(LEARNER), *RUN)

@@ -44,7 +44,7 @@ def test_families_are_scored_only_where_a_filter_explains_something(tables):
     figure = plot_layer_filters(*tables, families=FAMILIES)
     texts = [axes.texts[0].get_text() for axes in figure.axes]
     assert "1.23" not in texts[0]
-    assert "30%" in texts[0]
+    assert "30 %" in texts[0]
     assert "ridge ×1.23, Newton ×1.23" in texts[1]
 
 

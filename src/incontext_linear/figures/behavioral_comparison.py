@@ -91,6 +91,7 @@ def plot_risks(
     prepare_axes(right, title, "examples seen, k", "1 − R² of its implicit weights")
     for axes in (left, right):
         mark_dimension(axes, task.dim)
+        _mark_training_length(axes, linearity, task)
         layer_axis(axes)
     legend_beside(figure, left)
     return figure
