@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import operator
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -203,6 +204,29 @@ def test_workers_end_with_a_run_that_is_killed(tmp_path):
     assert len(workers) >= 4
     _, alive = psutil.wait_procs(workers, timeout=60)
     assert not alive, [worker.cmdline() for worker in alive]
+
+
+PAGE_FAULTS = """
+import resource, torch
+from incontext_linear.runs.worker import keep_freed_memory
+
+def faults_of_allocating():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    tensors = [torch.ones(2**18) for _ in range(32)]  # 256 pages each
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+print(*(faults_of_allocating() for _ in range(3)))
+keep_freed_memory()
+print(*(faults_of_allocating() for _ in range(3)))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another system's library")
+def test_freed_memory_is_kept_for_what_is_allocated_next():
+    output = subprocess.check_output([sys.executable, "-c", PAGE_FAULTS], text=True)
+    before, after = (list(map(int, line.split())) for line in output.splitlines())
+    assert min(before) > 32 * 256 / 2
+    assert max(after[1:]) < 32 * 256 / 10
 
 
 def test_a_number_of_workers_that_is_none_is_refused():

@@ -20,6 +20,7 @@ from incontext_linear.construction.measurements import one_thread
 from incontext_linear.environment import ConfigurationError, data_folder, sole_run
 from incontext_linear.runs.interrupts import interruptible
 from incontext_linear.runs.side_by_side import SideBySideRunner
+from incontext_linear.runs.worker import keep_freed_memory
 from incontext_linear.tracking import end_open_runs, learner_of_run
 
 RUNNERS = {"SequentialRunner", SideBySideRunner.__name__}
@@ -41,6 +42,7 @@ class ProjectSession(KedroSession):
             check_runner(type(runner).__name__, getattr(runner, "_is_async", False))
         self.check_variant()
         _check_filters(**options)
+        keep_freed_memory()
         # The process that saves computes little, and says how many threads a node has.
         threads = one_thread() if isinstance(runner, SideBySideRunner) else nullcontext()
         with interruptible(), self.alone(), threads:
