@@ -8,6 +8,8 @@ INSTALLED := .venv/.installed
 # Commands that start others (kedro mlflow ui starts mlflow) find them here.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DO_NOT_TRACK := 1
+# Set in many images: each process of the tests would compile the package and the tests anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup hooks run test quick lint types baseline viz mlflow site wheel interop bench
