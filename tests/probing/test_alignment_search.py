@@ -15,6 +15,7 @@ from incontext_linear.probing.alignment_search import (
     _damped_step,
     _linearised,
     closed_form,
+    descend,
     learn_bases,
     refine,
 )
@@ -101,7 +102,7 @@ def test_steps_from_the_closed_form_end_lower_than_from_random_subspaces(
 ):
     model, pairs = rotated
     rng, settings = generator(1, "test"), SearchConfig(num_steps=8, batch_size=128)
-    half_way = closed_form(model, pairs)[3][:, :, :3]
+    half_way = closed_form(model, pairs)[6][:, :, :3]
     drawn = torch.linalg.qr(torch.randn(half_way.shape, generator=rng).double()).Q
     gram = 1
     ends = [refine(model, pairs, first, settings, rng) for first in (half_way, drawn)]
@@ -115,8 +116,38 @@ def test_the_closed_form_is_exact_where_the_answer_is_linear_in_one_part(
 ):
     model, pairs = rotated
     starts = closed_form(model, pairs[:128])
-    from_recipient, from_donor = starts[0], starts[6]
+    from_recipient, from_donor = starts[0], starts[12]
     moment, weights = 0, 2  # the answer is linear in Xᵀy, and in x', which stays where w goes
     held_out = pairs[128:]
     assert held_out.losses(model, from_recipient[:, :, :2])[moment] < 1e-4
     assert held_out.losses(model, from_donor[:, :, :5])[weights] < 1e-4
+
+
+def test_descent_finds_planted_subspaces_of_several_ranks_from_near_them():
+    made = Transformer(2, 6, ModelConfig(num_layers=2, num_heads=2, width=16)).double()
+    model, rng = frozen(made.initialize(generator(0, "test"))), generator(2, "test")
+    pairs = PromptPairs.draw(TaskConfig(dim=2, num_examples=6), 160, 4, 0, "search", torch.float64)
+    states = list(layer_pairs(model, pairs))[1]
+    span = natural_span(states, "query")
+    planted = [_drawn(span.shape[1], rank, rng) for rank in (2, 3)]
+    # Each rank's search wants what the exchange along the other's planted subspace gives, too.
+    wanted = torch.cat([exchange(model, states, "query", span @ one) for one in planted])
+    search = SearchPairs(states, "query", span, wanted, wanted.var(1))
+    starts = [
+        torch.linalg.qr(one + 0.2 * torch.randn(2, *one.shape[1:], generator=rng)).Q
+        for one in planted
+    ]
+    ends = descend(model, search, starts, SearchConfig(gradient_steps=80), rng)
+    for own, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        before, after = (search.losses(model, bases)[own] for bases in (start, end))
+        assert after < 0.1 * before
+        identity = torch.eye(end.shape[2]).double().expand(2, -1, -1)
+        torch.testing.assert_close(end.mT @ end, identity)
+    few = SearchConfig(gradient_steps=2)
+    alone = descend(model, search, starts[:1], few, generator(3, "test"))
+    both = descend(model, search, starts, few, generator(3, "test"))
+    torch.testing.assert_close(alone[0], both[0])  # other ranks beside it change nothing
+
+
+def _drawn(size: int, rank: int, rng: torch.Generator) -> torch.Tensor:
+    return torch.linalg.qr(torch.randn(1, size, rank, generator=rng).double()).Q

@@ -54,11 +54,19 @@ class AlgorithmConfig(Config):
 
 
 class SearchConfig(Config):
-    """How subspaces are learned: Levenberg-Marquardt from a start in closed form."""
+    """How subspaces are learned from a start in closed form: by Levenberg-Marquardt where they have
+    fewer numbers (directions that vary × rank) than ``batch_size``, else along the gradient.
+    """
 
-    num_steps: PositiveInt = 12
-    batch_size: PositiveInt = 256
-    """Pairs a step."""
+    gradient_steps: PositiveInt = 32
+    gradient_batch: PositiveInt = 32
+    """Pairs a step along the gradient."""
+    learning_rate: PositiveFloat = 0.05
+    """Length of the first of them: of the basis's root mean square change."""
+    num_steps: PositiveInt = 10
+    """Of Levenberg-Marquardt."""
+    batch_size: PositiveInt = 64
+    """Pairs a step of Levenberg-Marquardt."""
     damping: PositiveFloat = 0.01
     """Of the first step."""
     random_starts: NonNegativeInt = 0

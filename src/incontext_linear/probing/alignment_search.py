@@ -1,5 +1,5 @@
 """How the subspaces of distributed alignment search are learned: a start in closed form, then
-Levenberg-Marquardt.
+descent over orthonormal bases.
 
 The error of an exchange has many local minima over subspaces, even where the network is known and
 its states vary in seven directions only: from random starts gradient descent ends in one of them
@@ -9,19 +9,24 @@ is fitted by ridge regression over all symmetric matrices, and the eigenvectors 
 eigenvalues start the search at rank r. The same holds, seen from the donor, of what is not
 exchanged; the start that does best on other pairs is taken.
 
-From there the squared error is minimised over orthonormal bases by damped Gauss-Newton steps, which
-do not depend on the scales of the states' directions (Levenberg 1944, Marquardt 1963; on the
-Grassmann manifold: Absil, Mahony and Sepulchre 2008, section 8.4).
+From there the squared error is minimised over orthonormal bases (on the Grassmann manifold: Absil,
+Mahony and Sepulchre 2008, sections 4 and 8.4). Where a batch has more pairs than the basis has
+numbers, by damped Gauss-Newton steps, which do not depend on the scales of the states' directions
+(Levenberg 1944, Marquardt 1963). In wider spans such a step fits its own batch and no other, so
+that most are rejected; there many small steps along the gradient with momentum do better and cost
+less, and the searches of all ranks take them together.
 
 Shape letters: C searches, B pairs, T tokens, S size of the span, r rank.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from incontext_linear.learner.base import ContinuableLearner
 from incontext_linear.probing.alignment_config import SearchConfig
@@ -32,13 +37,13 @@ from incontext_linear.probing.exchange import (
     exchanged_rows,
 )
 
-START_PAIRS = 1024
+START_PAIRS = 512
 """Pairs that the closed form is fitted on, at most: a matrix of this size is factorised."""
-COMPARED_PAIRS = 64
-"""Pairs that choose among the nine starts in closed form, at most. The search's end and its start
+COMPARED_PAIRS = 32
+"""Pairs that choose among the 18 starts in closed form, at most. The search's end and its start
 are compared on all validation pairs.
 """
-START_PENALTIES = (1e-6, 1e-3, 1e-1)
+START_PENALTIES = (1e-9, 1e-3, 1e-1)
 """Ridge penalties of the closed form, in units of the features' mean square; the best start on
 validation pairs is taken."""
 NUMBERS_AT_ONCE = 2**27
@@ -46,8 +51,10 @@ NUMBERS_AT_ONCE = 2**27
 a few times as much memory, however large the learner is.
 """
 _LEAST_DAMPING, _MOST_DAMPING = 1e-7, 1e7
+_MOMENTUM, _SQUARE_MOMENTUM = 0.9, 0.98
 
 Bases = Float[Tensor, "search span rank"]
+OfAnyRank = Float[Tensor, "search span _"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,11 @@ class SearchPairs:
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def repeated(self, number: int) -> "SearchPairs":
+        """The same pairs for so many searches of each counterfactual."""
+        wanted, scale = self.wanted.repeat(number, 1), self.scale.repeat(number)
+        return SearchPairs(self.pairs, self.positions, self.span, wanted, scale)
 
     @torch.no_grad()
     def losses(self, model: ContinuableLearner, bases: Bases) -> Float[Tensor, " search"]:
@@ -104,15 +116,23 @@ def learn_bases(
         Orthonormal columns (C, H, r) by rank.
     """
     closed = closed_form(model, fitted[:START_PAIRS])
-    few, found = chosen[:COMPARED_PAIRS], {}
+    few, span, starts = chosen[:COMPARED_PAIRS], fitted.span.shape[1], {}
     for rank in ranks:
-        size = min(rank, fitted.span.shape[1])
-        starts = [_best(model, few, [matrix[:, :, :size] for matrix in closed])]
-        starts += [_random_start(fitted, size, rng) for _ in range(config.random_starts)]
-        if size < fitted.span.shape[1]:
-            # The start itself stays in the choice: a search can end worse than it began.
-            starts += [refine(model, fitted, start, config, rng) for start in starts]
-        found[rank] = fitted.span @ _best(model, chosen, starts)
+        size = min(rank, span)
+        best = _best(model, few, [matrix[:, :, :size] for matrix in closed])
+        drawn = [_random_start(fitted, size, rng) for _ in range(config.random_starts)]
+        starts[rank] = [best, *drawn]
+    wide = [rank for rank in ranks if rank < span and span * rank >= config.batch_size]
+    ends = descend(model, fitted, [one for rank in wide for one in starts[rank]], config, rng)
+    found = {}
+    for rank in ranks:
+        # The start itself stays in the choice: a search can end worse than it began.
+        candidates = list(starts[rank])
+        if rank in wide:
+            candidates += [ends.pop(0) for _ in starts[rank]]
+        elif rank < span:
+            candidates += [refine(model, fitted, one, config, rng) for one in starts[rank]]
+        found[rank] = fitted.span @ _best(model, chosen, candidates)
     return found
 
 
@@ -124,20 +144,35 @@ def closed_form(model: ContinuableLearner, fitted: SearchPairs) -> list[Bases]:
     exchanged. Seen from the donor, ŷ_d − c ≈ gᵀ(I − M)Δ, without error where it is linear in what
     is not. Half-way, a product of two exchanged numbers is linearised without error.
     """
-    size, found = fitted.span.shape[1], []
+    found = []
     for share in (0.0, 0.5, 1.0):
         answers, features = _gradient_features(model, fitted, share)
         from_donor = share == 1.0
         wanted = answers - fitted.wanted if from_donor else fitted.wanted - fitted.pairs.unchanged
-        kernel = features @ features.mT
+        for matrix in _ridge_matrices(features, wanted.double()):
+            vectors = torch.linalg.eigh(matrix).eigenvectors.to(fitted.span)
+            found.append(vectors if from_donor else vectors.flip(2))
+    return found
+
+
+def _ridge_matrices(
+    features: Float[Tensor, "batch unknown"], wanted: Float[Tensor, "search batch"]
+) -> Iterator[Float[Tensor, "search span span"]]:
+    """Symmetric matrices fitted by ridge regression: on the features as they are and on each in
+    units of its own size, with every penalty.
+
+    In their own units, directions that vary a thousand times as much as others decide no more.
+    """
+    size = math.isqrt(features.shape[1])
+    sizes = features.square().mean(0).sqrt()
+    for unit in (torch.ones_like(sizes), sizes + 1e-12 * sizes.max() + 1e-300):
+        scaled = features / unit
+        kernel = scaled @ scaled.mT
         identity = torch.eye(len(kernel)).to(kernel)
         for penalty in START_PENALTIES:
             damped = kernel + penalty * kernel.diagonal().mean() * identity
-            weights = torch.linalg.solve(damped, wanted.double().mT)
-            matrices = (features.mT @ weights).mT.unflatten(1, (size, size))
-            vectors = torch.linalg.eigh(matrices).eigenvectors.to(fitted.span)
-            found.append(vectors if from_donor else vectors.flip(2))
-    return found
+            weights = torch.linalg.solve(damped, wanted.mT)
+            yield ((scaled.mT @ weights).mT / unit).unflatten(1, (size, size))
 
 
 def _gradient_features(
@@ -174,6 +209,68 @@ def _searches_at_once(model: ContinuableLearner, batch: SearchPairs) -> int:
     tokens = 1 if batch.positions == "query" else batch.pairs.recipient.shape[1]
     size = len(batch) * tokens * batch.pairs.recipient.shape[2] * layers
     return max(1, NUMBERS_AT_ONCE // size)
+
+
+def descend(
+    model: ContinuableLearner,
+    fitted: SearchPairs,
+    starts: Sequence[OfAnyRank],
+    config: SearchConfig,
+    rng: torch.Generator,
+) -> list[OfAnyRank]:
+    """Steps along the gradient with momentum, of all starts together, whatever their ranks.
+
+    A step's length is relative to its own search's gradients, as in Adam (Kingma and Ba 2015), but
+    of the whole basis and not of each number, so that no axis is special. Lengths fall linearly to
+    zero. Each batch is of pairs that have not been taken since all others were.
+
+    Args:
+        model: the learner, frozen.
+        fitted: pairs to fit.
+        starts: orthonormal columns (C, S, r), each of a rank of its own.
+        config: steps, pairs a step, length of the first.
+        rng: of the batches.
+
+    Returns:
+        Orthonormal columns, one for each start.
+    """
+    if not starts:
+        return []
+    bases, columns = _stacked(starts)
+    several = fitted.repeated(len(starts))
+    mean, square = torch.zeros_like(bases), bases.new_zeros(len(bases), 1, 1)
+    numbers = bases.shape[1] * columns.sum(2, keepdim=True)
+    size, number = config.gradient_batch, config.gradient_steps
+    passes = -(-number * size // len(fitted))
+    order = torch.cat([torch.randperm(len(fitted), generator=rng) for _ in range(passes)])
+    for step, rows in enumerate(order[: number * size].split(size)):
+        errors, jacobian = _linearised(model, several[rows.to(bases.device)], bases)
+        slope = torch.einsum("cb,cbsr->csr", errors, jacobian) / len(rows)
+        mean = torch.lerp(slope, mean, _MOMENTUM)
+        squares = slope.square().sum((1, 2), keepdim=True) / numbers
+        square = torch.lerp(squares, square, _SQUARE_MOMENTUM)
+        unit = (square / (1 - _SQUARE_MOMENTUM ** (step + 1))).sqrt() + 1e-30
+        rate = config.learning_rate * (1 - step / number) / (1 - _MOMENTUM ** (step + 1))
+        bases = _orthonormal(bases - rate * mean / unit) * columns
+    parts = bases.split([len(one) for one in starts])
+    return [part[:, :, : one.shape[2]] for part, one in zip(parts, starts, strict=True)]
+
+
+def _stacked(
+    starts: Sequence[OfAnyRank],
+) -> tuple[Float[Tensor, "stack span most"], Float[Tensor, "stack 1 most"]]:
+    """Bases of several ranks as one tensor, with zero columns, and which columns are not."""
+    most = max(one.shape[2] for one in starts)
+    bases = torch.cat([pad(one, (0, most - one.shape[2])) for one in starts])
+    return bases, (bases != 0).any(1, keepdim=True).to(bases)
+
+
+def _orthonormal(columns: Bases) -> Bases:
+    """The QR decomposition's Q for which R has a positive diagonal: near to what is nearly
+    orthonormal, so that momentum keeps its meaning.
+    """
+    left, right = torch.linalg.qr(columns)
+    return left * torch.where(right.diagonal(dim1=1, dim2=2) < 0, -1.0, 1.0).to(left)[:, None]
 
 
 def refine(
