@@ -54,10 +54,15 @@ def unwritten(*shape: int) -> torch.Tensor:
     return torch.full(shape, torch.nan, device=DEVICE)
 
 
-# One token, one tile, more programs than tiles, widths below and above a tile.
-@pytest.mark.slow
-@pytest.mark.parametrize(("num_tokens", "width"), [(1, 16), (37, 32), (5, 1024), (600, 16)])
-def test_add_norm_is_the_sums_layer_norm_and_so_is_its_gradient(num_tokens, width):
+@pytest.fixture
+def few_programs(monkeypatch):
+    """On the CPU, where the interpreter runs programs one by one."""
+    if DEVICE == "cpu":
+        monkeypatch.setattr(branch_kernels, "NUM_NORM_SUMS", 6)
+        monkeypatch.setattr(branch_kernels, "NUM_GELU_SUMS", 2)
+
+
+def check_add_norm(num_tokens: int, width: int) -> None:
     tensors = [draw(num_tokens, width, seed=seed) for seed in range(4)]
     vectors = [draw(width, seed=seed) for seed in range(3)]
     stream, branch, bias, scale, shift = leaves(*tensors[:2], *vectors)
@@ -78,6 +83,19 @@ def test_add_norm_is_the_sums_layer_norm_and_so_is_its_gradient(num_tokens, widt
     assert_near(sums.sum(0), torch.cat([grad_of(leaf) for leaf in (scale, shift, bias)]))
 
 
+@pytest.mark.slow
+def test_add_norm_of_one_token_with_all_programs():
+    check_add_norm(1, 16)
+
+
+# One token, one tile, more programs than tiles, fewer, widths below and above a tile.
+@pytest.mark.slow
+@pytest.mark.usefixtures("few_programs")
+@pytest.mark.parametrize(("num_tokens", "width"), [(1, 16), (37, 32), (5, 1024), (600, 16)])
+def test_add_norm_is_the_sums_layer_norm_and_so_is_its_gradient(num_tokens, width):
+    check_add_norm(num_tokens, width)
+
+
 def test_without_a_branch_the_stream_itself_is_normalised():
     stream, scale, shift = on_device(draw(7, 32), draw(32), draw(32, seed=1))
     result = unwritten(7, 32)
@@ -87,8 +105,19 @@ def test_without_a_branch_the_stream_itself_is_normalised():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # of what is meant to be infinite
+def test_gelu_and_its_gradient_with_all_programs():
+    check_gelu(1, 16)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few_programs")
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp")
 @pytest.mark.parametrize(("num_tokens", "num_units"), [(1, 16), (37, 96), (300, 130)])
 def test_gelu_and_its_gradient(num_tokens, num_units):
+    check_gelu(num_tokens, num_units)
+
+
+def check_gelu(num_tokens: int, num_units: int) -> None:
     source, bias, above = (
         draw(num_tokens, num_units),
         draw(num_units),
