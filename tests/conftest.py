@@ -29,8 +29,10 @@ if find_spec("triton"):
     import incontext_linear.training.kernels.attention
     import incontext_linear.training.kernels.branches  # noqa: F401
 
+import support.checks  # noqa: F401, which the hook looks up by its name
+
 # Must come before any other import of the package.
-install_import_hook("incontext_linear", "beartype.beartype")
+install_import_hook("incontext_linear", "support.checks.check_once_called")
 
 import hypothesis  # noqa: E402
 
