@@ -1,5 +1,6 @@
 """Known learners get their own name, others none, and the words say no more than the tables."""
 
+import functools
 import math
 
 import numpy as np
@@ -36,10 +37,13 @@ LEARNERS = {
 
 @pytest.fixture(scope="module")
 def found(task, settings):
-    return {
-        name: identify(Noisy(learner, 0.05, seed=1), task, settings, seed=3)
-        for name, learner in LEARNERS.items()
-    }
+    """What is found of one of these learners, by its name; each once."""
+
+    @functools.cache
+    def identified(name):
+        return identify(Noisy(LEARNERS[name], 0.05, seed=1), task, settings, seed=3)
+
+    return identified
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +55,7 @@ def mixture(task, settings):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LEARNERS)
 def test_a_noisy_member_is_named_with_its_number(found, name):
-    verdict = found[name].verdict
+    verdict = found(name).verdict
     assert verdict.named == name
     assert verdict.confident
     assert verdict.words().startswith("Indistinguishable from")
@@ -65,23 +69,26 @@ def test_a_noisy_member_is_named_with_its_number(found, name):
         )
 
 
-def test_every_other_candidate_has_evidence_against_it_or_is_said_not_to(found):
-    for result in found.values():
-        verdict = result.verdict
-        assert set(verdict.ruled_out) | set(verdict.survivors) == set(verdict.members)
-        assert not set(verdict.ruled_out) & set(verdict.survivors)
-        for evidence in verdict.ruled_out.values():
-            assert evidence.low <= evidence.ratio * (1 + 1e-9)
-            if evidence.kind == "condition":
-                assert evidence.low > verdict.thresholds.ratio
-        table = verdict.table().set_index("candidate")
-        assert list(table.index[table["survives"]]) == [
-            name for name in verdict.members if name in verdict.survivors
-        ]
+# `make quick` asks about one of them.
+@pytest.mark.parametrize(
+    "name", ["ridge", *(pytest.param(n, marks=pytest.mark.slow) for n in LEARNERS if n != "ridge")]
+)
+def test_every_other_candidate_has_evidence_against_it_or_is_said_not_to(found, name):
+    verdict = found(name).verdict
+    assert set(verdict.ruled_out) | set(verdict.survivors) == set(verdict.members)
+    assert not set(verdict.ruled_out) & set(verdict.survivors)
+    for evidence in verdict.ruled_out.values():
+        assert evidence.low <= evidence.ratio * (1 + 1e-9)
+        if evidence.kind == "condition":
+            assert evidence.low > verdict.thresholds.ratio
+    table = verdict.table().set_index("candidate")
+    assert list(table.index[table["survives"]]) == [
+        name for name in verdict.members if name in verdict.survivors
+    ]
 
 
 def test_evidence_is_found_in_the_tables(found):
-    result = found["ridge"]
+    result = found("ridge")
     evidence = result.verdict.ruled_out["sgd"]
     cells = result.confirmations
     cell = cells[
@@ -135,8 +142,9 @@ def test_the_domain_ends_at_the_first_strength_that_is_not_explained():
     assert row["limit"] == 0.99
 
 
+@pytest.mark.slow
 def test_over_seeds_it_is_counted_for_how_many(found, mixture):
-    table = over_seeds([found["ridge"].verdict, found["ridge"].verdict, mixture.verdict])
+    table = over_seeds([found("ridge").verdict, found("ridge").verdict, mixture.verdict])
     row = table.set_index("candidate").loc["ridge"]
     assert (row["survives"], row["named"], row["seeds"]) == (2, 2, 3)
 
@@ -185,14 +193,15 @@ def test_noise_has_its_size_and_repeats(task):
     assert torch.equal(noisy(prompts.xs, prompts.ys), noisy(prompts.xs, prompts.ys))
 
 
+@pytest.mark.slow
 def test_answers_are_counted_strictly_and_leniently(task, found, mixture):
     zoo = {learner.name: learner for learner in make_zoo(task, 1)}
     answers = pd.DataFrame(
         [
-            answer_row(zoo["ridge"], found["ridge"].verdict),
-            answer_row(zoo["SGD"], found["ridge"].verdict),
+            answer_row(zoo["ridge"], found("ridge").verdict),
+            answer_row(zoo["SGD"], found("ridge").verdict),
             answer_row(zoo["SGD, then least squares"], mixture.verdict),
-            answer_row(zoo["random network"], found["gradient_descent"].verdict),
+            answer_row(zoo["random network"], found("gradient_descent").verdict),
         ]
     )
     assert answers["strict"].tolist() == [True, False, True, False]

@@ -96,6 +96,7 @@ def test_the_package_alone_predicts_compares_identifies_probes_and_trains(site: 
     assert "modules; importing PyTorch" in ran.stdout
 
 
+@pytest.mark.slow
 def test_nothing_else_is_found_there(site: Path, tmp_path):
     command = f"from importlib.util import find_spec; print(*filter(find_spec, {NOT_CORE!r}))"
     assert run_in(site, tmp_path, command).stdout.split() == []
