@@ -5,8 +5,8 @@ not at all.
 """
 
 import os
+import pkgutil
 import signal
-from importlib.util import find_spec
 
 # Threads that wait for each other sleep instead of spinning, which costs tiny networks many times
 # their own work once anything else wants the cores. Must be set before PyTorch loads OpenMP.
@@ -22,17 +22,32 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+import support.checks  # noqa: F401, which the hook looks up by its name
 from jaxtyping import install_import_hook
 
-# Before the hook: Triton reads its kernels' source, and finds in it no checks that were put in.
-if find_spec("triton"):
-    import incontext_linear.training.kernels.attention
-    import incontext_linear.training.kernels.branches  # noqa: F401
+import incontext_linear
 
-import support.checks  # noqa: F401, which the hook looks up by its name
+# Triton reads the source of its kernels, and shall find in it no checks that were put in.
+_TRITON = ["training.kernels.attention", "training.kernels.branches"]
+
+
+def _checked(path: list[str], prefix: str = "") -> list[str]:
+    """The modules and packages below a folder, by packages where that leaves nothing out."""
+    names = []
+    for module in pkgutil.iter_modules(path):
+        name = prefix + module.name
+        if any(kernels.startswith(f"{name}.") for kernels in _TRITON):
+            names += _checked([f"{path[0]}/{module.name}"], f"{name}.")
+        elif name not in _TRITON:
+            names.append(name)
+    return names
+
 
 # Must come before any other import of the package.
-install_import_hook("incontext_linear", "support.checks.check_once_called")
+install_import_hook(
+    [f"incontext_linear.{name}" for name in _checked([*incontext_linear.__path__])],
+    "support.checks.check_once_called",
+)
 
 import hypothesis  # noqa: E402
 

@@ -1,5 +1,6 @@
 """The closed forms of one gradient step, against least squares on prompts and other optimisers."""
 
+import jaxtyping
 import pytest
 import torch
 
@@ -148,7 +149,8 @@ def test_the_predictor_is_its_step_on_every_prefix():
         ({"task": TaskConfig(num_examples=1)}, "num_examples=1"),
     ],
 )
-def test_what_is_not_allowed_is_named(arguments, said):
+def test_what_is_not_allowed_is_named(arguments, said, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # which would refuse it first
     with pytest.raises(ValueError, match=said):
         OptimalStep(**({"task": task_of("plain")} | arguments))
 

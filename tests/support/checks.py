@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, Self
 
 from beartype import beartype
 
@@ -13,6 +13,9 @@ def check_once_called(function: Callable[..., Any]) -> Callable[..., Any]:
     Each process imports thousands of functions, and calls a small part of them.
     """
     checked: Callable[..., Any] | None = None
+    # Which class it is a function alone does not know.
+    hints = {name: hint for name, hint in function.__annotations__.items() if hint is not Self}
+    function.__annotations__ = hints
 
     @wraps(function)
     def check(*args: Any, **kwargs: Any) -> Any:

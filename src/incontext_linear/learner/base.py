@@ -10,7 +10,7 @@ Shape letters: B prompts, n examples, d dimensions, T tokens, H width, L layers.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -268,6 +268,15 @@ def check_size(model: Network, xs: Tensor) -> None:
             f"xs has {num_examples} examples of dim {dim}; this learner takes dim {model.dim} "
             f"and {limit} examples"
         )
+
+
+if TYPE_CHECKING:
+    AnyNetwork = Network
+else:
+    AnyNetwork = nn.Module
+"""A learner's network: one of ours, or a user's own module, which may have a part of the methods.
+Where one is missing that a pipeline needs, the pipeline says which.
+"""
 
 
 def draw_weights(module: nn.Module, rng: torch.Generator, num_branches: int = 1) -> None:

@@ -20,7 +20,7 @@ from incontext_linear.config import (
     TaskConfig,
     import_dotted,
 )
-from incontext_linear.learner.base import Network
+from incontext_linear.learner.base import AnyNetwork, Network
 from incontext_linear.learner.delta import DeltaConfig, DeltaNetwork
 from incontext_linear.learner.joint import JointConfig, JointTransformer
 from incontext_linear.learner.linear_attention import LinearAttention, LinearAttentionConfig
@@ -50,7 +50,7 @@ LEARNERS: dict[str, Architecture] = {
 }
 
 
-def build_learner(dim: int, num_examples: int, config: LearnerConfig) -> Network:
+def build_learner(dim: int, num_examples: int, config: LearnerConfig) -> AnyNetwork:
     """Build the learner that a config describes; its weights are not drawn yet (`draw_initial`).
 
     Args:

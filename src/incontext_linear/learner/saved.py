@@ -14,7 +14,7 @@ from incontext_linear.files import (
     recipe_fingerprint,
     write_tensors,
 )
-from incontext_linear.learner.base import Network
+from incontext_linear.learner.base import AnyNetwork
 from incontext_linear.learner.registry import build_learner
 
 
@@ -29,7 +29,7 @@ class Learner:
         own_config: of a network of one's own, which keeps none as ``config``.
     """
 
-    model: Network
+    model: AnyNetwork
     task: TaskConfig
     record: dict[str, Any] = field(default_factory=dict)
     own_config: LearnerConfig | None = None

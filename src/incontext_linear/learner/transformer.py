@@ -11,7 +11,7 @@ queries.
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Num
 from torch import Tensor, nn
 
 from incontext_linear.config import ModelConfig
@@ -45,7 +45,7 @@ def read_in(
 
 
 def rotate(
-    vectors: Float[Tensor, "*batch head channel"], places: Float[Tensor, "*places"]
+    vectors: Float[Tensor, "*batch head channel"], places: Num[Tensor, "*places"]
 ) -> Float[Tensor, "*batch head channel"]:
     """Turn pairs of channels by angles that grow with the place (RoPE; Su et al. 2021, section
     3.2.2): pair c of C/2 by place · 10000^(−2c/C), so that a score depends on the distance alone.
@@ -215,7 +215,7 @@ class Transformer(Network):
 
     def embed_queries(
         self, queries: Float[Tensor, "*batch query dim"], places: slice | int
-    ) -> Float[Tensor, "*batch query width"]:
+    ) -> Float[Tensor, "*placed query width"]:
         """Queries as x-tokens that enter the first layer, at one place or, one before the other,
         at several.
         """

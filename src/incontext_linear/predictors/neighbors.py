@@ -107,8 +107,8 @@ class NearestNeighbors:
 
 
 def _squared_distances(
-    queries: Float[Tensor, "*query dim batch"], x: Float[Tensor, "*query dim batch"]
-) -> Float[Tensor, "*query batch"]:
+    queries: Float[Tensor, "*query dim batch"], x: Float[Tensor, "*other dim batch"]
+) -> Float[Tensor, "*both batch"]:
     """By differences, not by ‖a‖² + ‖b‖² − 2aᵀb: near neighbours would lose all digits to
     cancellation.
     """

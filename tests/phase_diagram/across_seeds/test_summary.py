@@ -125,3 +125,19 @@ def test_variables_are_counted_where_all_learners_read_the_place():
     assert set(means["series"]) == {"weights, query"}
     assert means.loc[("variable found", 1), "mean"] == pytest.approx(0.5)
     assert means.loc[("share of the counterfactual", 1), "mean"] == pytest.approx(0.6)
+
+
+def test_a_filters_ratio_is_one_of_its_readout():
+    ridge = {"family": "ridge", "layer": 1}
+    table = pd.DataFrame(
+        [
+            ridge | {"readout": name, "ratio": ratio}
+            for name, ratio in (("skip", 1.0), ("lens", 2.0))
+        ]
+    )
+    (found,) = read_measures({"08_reporting/filter_scores": lambda: table}, {})
+    means, _ = summarize_seeds({0: [found], 1: [found]}, BOOTSTRAP, 0)
+    assert dict(zip(means["series"], means["mean"], strict=True)) == {
+        "ridge, skip": 1.0,
+        "ridge, lens": 2.0,
+    }

@@ -46,7 +46,7 @@ SUMMARIES = {
         ("target", "kind", "hidden_units", "examples_seen"),
         "selectivity",
     ),
-    "filters": ("08_reporting/filter_scores", ("family",), "ratio"),
+    "filters": ("08_reporting/filter_scores", ("family", "readout"), "ratio"),
 }
 """Measure → table, the columns that name a series, the column of the values; all by layer."""
 
