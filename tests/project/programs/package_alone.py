@@ -22,7 +22,6 @@ done = time.perf_counter()
 
 TASK = TaskConfig(dim=2, num_examples=6)
 SCIENCE = [
-    "across_seeds",
     "comparison",
     "construction",
     "dynamics",
