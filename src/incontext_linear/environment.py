@@ -37,16 +37,20 @@ class OnceConfigLoader(OmegaConfigLoader):
     five times, and each time costs a quarter of a second.
     """
 
+    def __init__(self, *args: Any, **settings: Any):
+        self._read: dict[tuple[str, ...], Any] = {}
+        super().__init__(*args, **settings)
+
     def __getitem__(self, key: str) -> Any:
         """As Kedro's; what is given belongs to the caller, who may change it."""
-        # Runtime parameters and patterns of plugins can be given after the loader is made.
-        asked = (key, self.env, repr(self.runtime_params), repr(self.config_patterns.get(key)))
-        read: dict[Any, Any] = self.__dict__.setdefault("_read", {})
         if key in self.data:  # set by somebody
             return super().__getitem__(key)
-        if asked not in read:
-            read[asked] = super().__getitem__(key)
-        return copy.deepcopy(read[asked])
+        # Runtime parameters and patterns of plugins can be given after the loader is made.
+        changing = self.env, self.runtime_params, self.config_patterns.get(key)
+        asked = key, *map(repr, changing)
+        if asked not in self._read:
+            self._read[asked] = super().__getitem__(key)
+        return copy.deepcopy(self._read[asked])
 
 
 LAYERS = "[0-9][0-9]_*"

@@ -197,7 +197,7 @@ def _curves(axes: Axes, table: pd.DataFrame, x: str, y: str) -> None:
             markersize=6.5 - place,
             linewidth=2.2 - 0.3 * place,
             color=styles([str(name)])[str(name)]["color"],
-            linestyle=DASHES[place % 3],
+            linestyle=DASHES[place % len(DASHES)],
         )
 
 
