@@ -1,413 +1,175 @@
 """Faults made for real, many times over, and a table of what held.
 
-    PYTHONPATH=tests python -m faults.campaign --trials 4 --seed 0
+    PYTHONPATH=src:tests python -m faults.campaign --trials 4 --seed 0 --jobs 2
 
-Each kind of fault is tried so often in a copy of the project (damage to files ten or a hundred
-times as often, since that starts no process). A trial is held if what a user finds afterwards is
-right: the files of an unbroken run, or the old ones, never a mixture; an exit status and one line
-instead of a traceback; no run that MLflow thinks is still running once the next one has started;
-and a project that goes on.
+Each kind of fault (`faults.kinds`) is tried so often in a copy of the project; damage to files and
+odd parameters ten or a hundred times as often, since they start no process. ``--jobs`` spreads the
+trials over processes, each with a copy of its own. A trial draws from a seed made of the
+campaign's, its kind and its number, so ``--only KIND --number 3`` repeats one alone (the moment of
+a signal is a share of what a run takes here, so not to the millisecond). With ``--records FILE``
+what each trial gave is written as soon as it is known, a line of JSON each. What the file holds
+already is not tried again: a campaign that was stopped goes on, and ``--trials 0`` only prints its
+table.
 """
 
 import argparse
-import contextlib
-import hashlib
-import logging
-import os
+import json
+import multiprocessing
 import random
-import resource
-import shutil
 import signal
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import psutil
-import torch
-from kedro.config import OmegaConfigLoader
-from support.project import copy_project, kedro_process, start, statuses
-
-from incontext_linear.config import ModelConfig, TaskConfig, flatten
-from incontext_linear.files import UnreadableFileError
-from incontext_linear.learner.saved import Learner, load_learner, save_learner
-from incontext_linear.learner.transformer import Transformer
-from incontext_linear.parameters import check_parameters
-from incontext_linear.runs.rehearsal import rehearse
-from incontext_linear.runs.sizes import NEEDS
-from incontext_linear.training import Recipe, train
-from incontext_linear.training.checkpoints import CheckpointStore
-from incontext_linear.training.config import TrainingConfig
-
-RUN = ("run", "--env", "test", "--pipelines", "data_generation,model_training")
-DRAW = ("run", "--env", "test", "--pipelines", "data_generation")
-SWEEP = """
-{name}:
-  axes: {{model.num_layers: [1, 2]}}
-  pipelines: [behavioral_comparison]
-  parameters: {{training: {{num_steps: 600, checkpoint_every: 20, log_every: 5}}}}
-"""
+from faults.kinds import KINDS
+from faults.laboratory import Laboratory
 
 
-class Laboratory:
-    """A copy of the project with a finished run, and what such a run gives."""
+@dataclass(frozen=True)
+class Record:
+    """What a trial gave."""
 
-    def __init__(self, folder: Path, rng: random.Random):
-        self.project, self.rng = copy_project(folder / "project"), rng
+    kind: str
+    seed: int
+    number: int
+    problem: str | None
+    """None if it held."""
+    seconds: float
 
-    def prepare(self) -> None:
-        """Make the finished run; trials that start no process need none."""
+    @property
+    def trial(self) -> tuple[str, int, int]:
+        """Which one it is."""
+        return self.kind, self.seed, self.number
+
+
+class Workplace:
+    """A process's laboratory, made anew after a trial that was lost."""
+
+    def __init__(self, folder: str):
+        self.folder = Path(folder)
+        self.laboratory: Laboratory | None = None
+
+    def attempt(self, kind: str, seed: int, number: int) -> Record:
+        """Make one trial; an error of its own is one that was lost."""
         begin = time.monotonic()
-        self._complete(*RUN)
-        self.seconds = time.monotonic() - begin
-        self.complete = files(self.project)
-        self.drawn = {0: {n: h for n, h in self.complete.items() if "05_model_input" in n}}
-        self._complete(*DRAW, "--params", "seed=1")
-        self.drawn[1] = {n: h for n, h in files(self.project).items() if "05_model_input" in n}
-        assert self.drawn[0] != self.drawn[1]
-
-    def _complete(self, *command: str) -> None:
-        result = kedro_process(self.project, *command)
-        assert result.returncode == 0, result.output
-
-    def moment(self) -> float:
-        """Seconds into a run: anywhere, starting and ending included."""
-        return self.rng.uniform(0.02, 1.0) * self.seconds
-
-    def sweep(self, name: str) -> dict[str, str]:
-        """Run a sweep until it is whole; hashes of what its variants gave."""
-        self._complete("sweep", "run", name, "--env", "test")
-        return files(self.project, f"sweeps/{name}")
-
-    def unbroken_sweep(self) -> dict[str, str]:
-        """What a sweep gives that nothing disturbs; run the first time that it is asked for."""
-        if not hasattr(self, "swept"):
-            with (self.project / "conf/test/sweeps.yml").open("a") as file:
-                file.write(SWEEP.format(name="unbroken") + SWEEP.format(name="disturbed"))
-            begin = time.monotonic()
-            self.swept = self.sweep("unbroken")
-            self.sweep_seconds = time.monotonic() - begin
-        return self.swept
-
-    def goes_on(self) -> str | None:
-        """What is wrong with the project after a fault, if anything is."""
-        result = kedro_process(self.project, *RUN)
-        if result.returncode:
-            return f"the next run fails: {result.says[-300:]}"
-        if files(self.project) != self.complete:
-            return "the next run gives other files"
-        if "RUNNING" in statuses(self.project):
-            return "MLflow says that a dead run is running"
-        if list(self.project.rglob(".*.tmp*")) or list(self.project.rglob(".lock")):
-            return "temporary files are left"
-        return None
+        try:
+            if self.laboratory is None:
+                self.laboratory = Laboratory(Path(tempfile.mkdtemp(dir=self.folder)))
+            self.laboratory.rng = random.Random(f"{seed} {kind} {number}")
+            problem = KINDS[kind].trial(self.laboratory)
+        except Exception as error:
+            problem = f"the trial ended with {type(error).__name__}: {error}"
+        if problem:
+            self.laboratory = None
+        return Record(kind, seed, number, problem, round(time.monotonic() - begin, 2))
 
 
-def files(project: Path, below: str = "") -> dict[str, str]:
-    """Hashes of all outputs of a run, or of a sweep below its folder: learners and tables."""
-    root = project / "data/test" / below
-    return {
-        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(root.rglob("*.*"))
-        if path.is_file()
-        and not path.name.startswith(".")
-        and (path.suffix in (".safetensors", ".parquet") if below else "sweeps" not in path.parts)
-    }
+_workplaces: list[Workplace] = []
 
 
-def killed(lab: Laboratory, number: int) -> str | None:
-    """A run is sent a signal at any moment; then the same command is given once more."""
-    (lab.project / "data/test/06_models/learner.safetensors").unlink()
-    process = start(lab.project, *RUN)
-    time.sleep(lab.moment())
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=300)
-    if number == signal.SIGKILL:
-        return lab.goes_on()
-    # Before the project's first line runs, a signal does what it does to any Python program.
-    if process.returncode not in (0, 130, -number):
-        return f"exit status {process.returncode}: {output[-300:]}"
-    if "Traceback" in output and process.returncode != -signal.SIGINT:
-        return f"a traceback: {output[-600:]}"
-    if "RUNNING" in statuses(lab.project):
-        return "MLflow says that the interrupted run is running"
-    return lab.goes_on()
+def _begin(folder: str) -> None:
+    """In each process, once."""
+    # What is ignored here, as under nohup or behind an `&`, the runs would ignore too.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+    _workplaces.append(Workplace(folder))
 
 
-def beside(lab: Laboratory) -> str | None:
-    """Two runs with different seeds in one environment, the second a moment after the first."""
-    first = start(lab.project, *DRAW, "--params", "seed=0")
-    time.sleep(lab.rng.uniform(0.0, 0.3) * lab.seconds)
-    second = start(lab.project, *DRAW, "--params", "seed=1")
-    ends = [(p.communicate(timeout=600)[0], p.returncode) for p in (first, second)]
-    done = [seed for seed, (_, status) in enumerate(ends) if status == 0]
-    found = {n: h for n, h in files(lab.project).items() if "05_model_input" in n}
-    if not done or found not in [lab.drawn[seed] for seed in done]:
-        return f"of the seeds {done} that say they are done, the files are of none"
-    if any("is in use by" not in " ".join(out.split()) for out, status in ends if status):
-        return f"refused without saying why: {[out[-200:] for out, _ in ends]}"
-    return None
+def _attempt(kind: str, seed: int, number: int, deadline: float) -> Record | None:
+    return _workplaces[0].attempt(kind, seed, number) if time.time() < deadline else None
 
 
-def first_run_killed(lab: Laboratory) -> str | None:
-    """The run that makes MLflow's database is killed while it does."""
-    database = lab.project / "mlflow.db"
-    database.rename(lab.project / "kept.db")
-    process = start(lab.project, *DRAW)
-    while process.poll() is None and not list(lab.project.glob(".mlflow*.tmp.db")):
-        time.sleep(0.02)
-    time.sleep(lab.rng.uniform(0.0, 0.25) * lab.seconds)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    problem = lab.goes_on()
-    (lab.project / "kept.db").rename(database)
-    return problem
+def run_campaign(
+    trials: list[tuple[str, int, int]], jobs: int, deadline: float = float("inf")
+) -> Iterator[Record]:
+    """Try everything; gives what each trial gave, as soon as it is known.
 
-
-def first_runs_at_once(lab: Laboratory) -> str | None:
-    """Two first runs in two environments: MLflow's database is made once."""
-    database = lab.project / "mlflow.db"
-    database.rename(lab.project / "kept.db")
-    runs = [
-        start(lab.project, *DRAW),
-        start(lab.project, "run", "--pipelines", "data_generation"),
-    ]
-    ends = [(run.communicate(timeout=600)[0], run.returncode) for run in runs]
-    found = statuses(lab.project) if database.exists() else []
-    (lab.project / "kept.db").rename(database)
-    if [status for _, status in ends] != [0, 0] or found != ["FINISHED", "FINISHED"]:
-        return f"{found}: {[out[-300:] for out, _ in ends]}"
-    return None
-
-
-def full_disk(lab: Laboratory) -> str | None:
-    """No file can grow beyond a random size."""
-    before = files(lab.project)
-    size = int(10 ** lab.rng.uniform(3.0, 6.0))
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))  # noqa: E731
-    result = kedro_process(lab.project, *RUN, "--params", "seed=1", preexec_fn=limit)
-    after = files(lab.project)
-    if result.returncode and "Traceback" in result.output:
-        return f"a traceback at {size} bytes: {result.says[-600:]}"
-    if list((lab.project / "data").rglob(".*.tmp*")):
-        return "temporary files are left"
-    if any(path not in after for path in before):
-        return "a file is gone"
-    return lab.goes_on()
-
-
-def damaged(lab: Laboratory) -> str | None:
-    """A bit of a learner's file is flipped, or its end is cut off."""
-    path = lab.project / "damaged.safetensors"
-    torch.manual_seed(0)
-    model = ModelConfig(num_layers=1, num_heads=2, width=8)
-    save_learner(path, Learner(Transformer(2, 4, model), TaskConfig(dim=2, num_examples=4), {}))
-    path.write_bytes(_damage(path.read_bytes(), lab.rng))
-    try:
-        load_learner(path)
-    except UnreadableFileError as error:
-        return "more than one line" if "\n" in str(error) else None
-    return "read without a word"
-
-
-def _damage(content: bytes, rng: random.Random) -> bytes:
-    """Without its end, or with one bit flipped, half of the time in the header."""
-    if rng.random() < 0.2:
-        return content[: rng.randrange(len(content))]
-    header = 8 + int.from_bytes(content[:8], "little")
-    place = rng.randrange(rng.choice((header, len(content))))
-    return content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)]) + content[place + 1 :]
-
-
-def damaged_checkpoint(lab: Laboratory) -> str | None:
-    """As `damaged`, to the newest checkpoint of a training that then goes on."""
-    recipe = Recipe(
-        TaskConfig(dim=2, num_examples=4),
-        ModelConfig(num_layers=1, num_heads=2, width=8),
-        TrainingConfig(num_steps=12, batch_size=4, log_every=3, checkpoint_every=4),
-        seed=0,
-    )
-    expected = train(recipe, "cpu").model.state_dict()
-    store = CheckpointStore(lab.project / "checkpoints")
-
-    def stop(progress: Any) -> None:
-        if progress.step >= 9:
-            raise InterruptedError
-
-    with contextlib.suppress(InterruptedError):
-        train(recipe, "cpu", store, stop)
-    newest = max(store.directory.rglob("step_*.safetensors"))
-    newest.write_bytes(_damage(newest.read_bytes(), lab.rng))
-    found = train(recipe, "cpu", store).model.state_dict()
-    shutil.rmtree(store.directory)
-    same = all(torch.equal(found[name], tensor) for name, tensor in expected.items())
-    return None if same else "training gave another learner"
-
-
-def disturbed_sweep(lab: Laboratory, disturb: Callable[[Laboratory, subprocess.Popen], str | None]):
-    """A sweep of two variants is disturbed at any moment; then the same command is given again."""
-    expected = lab.unbroken_sweep()
-    shutil.rmtree(lab.project / "data/test/sweeps/disturbed", ignore_errors=True)
-    process = start(lab.project, "sweep", "run", "disturbed", "--env", "test")
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(lab.rng.uniform(0.05, 0.9) * lab.sweep_seconds)
-    below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-    problem = disturb(lab, process)
-    if problem:
-        return problem
-    output, _ = process.communicate(timeout=600)
-    if "Traceback" in output and process.returncode != -signal.SIGINT:
-        return f"a traceback: {output[-600:]}"
-    _, alive = psutil.wait_procs(below, timeout=60)
-    if any(child.status() != psutil.STATUS_ZOMBIE for child in alive):
-        return "processes are left"
-    if lab.sweep("disturbed") != expected:
-        return "the next sweep gives other files"
-    return "MLflow says that a dead run is running" if "RUNNING" in statuses(lab.project) else None
-
-
-def kill_driver(lab: Laboratory, process: subprocess.Popen) -> str | None:
-    """The process that gives the variants to workers."""
-    process.send_signal(signal.SIGKILL)
-    return None
-
-
-def kill_worker(lab: Laboratory, process: subprocess.Popen) -> str | None:
-    """Any process that computes variants, or watches over one that does; the sweep then ends."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        below = psutil.Process(process.pid).children(recursive=True)
-        workers = [child for child in below if "spawn_main" in " ".join(child.cmdline())]
-        if workers:
-            lab.rng.choice(workers).kill()
-    return None
-
-
-def terminate_twice(lab: Laboratory, process: subprocess.Popen) -> str | None:
-    """As a batch system does that is in a hurry."""
-    for _ in range(2):
-        process.send_signal(signal.SIGTERM)
-        time.sleep(lab.rng.uniform(0, 0.2))
-    status = process.wait(timeout=120)
-    # Before the project's first line runs, a signal does what it does to any Python program.
-    return None if status in (0, 130, -signal.SIGTERM) else f"exit status {status}"
-
-
-def reached_from_elsewhere(lab: Laboratory, process: subprocess.Popen) -> str | None:
-    """Nothing is done to it: whatever a sweep's processes listen on until its end is noted."""
-    found = set()
-    while process.poll() is None:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            top = psutil.Process(process.pid)
-            for one in (top, *top.children(recursive=True)):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    found |= {c.laddr.ip for c in one.net_connections("inet") if not c.raddr}
-        time.sleep(0.2)
-    others = found - {"127.0.0.1", "::1"}
-    return f"it listens on {sorted(others)}" if others else None
-
-
-def impossible(lab: Laboratory) -> str | None:
-    """One to three parameters are given values at the edge of sense, or beyond it.
-
-    Held is a run that may begin, and one line for each parameter that is refused; the small runs of
-    `tests/project/test_parameter_matrix.py` say how those end that begin.
+    Args:
+        trials: kind, seed and number of each, in the order in which they are begun.
+        jobs: processes, each with a laboratory of its own.
+        deadline: seconds since the epoch after which none is begun.
     """
-    loader = OmegaConfigLoader(
-        str(lab.project / "conf"),
-        base_env="base",
-        default_run_env="base",
-        env="test",
-        merge_strategy={"parameters": "soft"},
-    )
-    tree = loader["parameters"]
-    fields = sorted(name for name in flatten(tree) if name.partition(".")[0] != "phase_diagram")
-    changes = {lab.rng.choice(fields): lab.rng.choice(EDGES) for _ in range(lab.rng.randint(1, 3))}
-    for name, value in changes.items():
-        _put(tree, name, value)
-    try:
-        rehearse(check_parameters(tree), list(NEEDS), ["probed", "baseline_predictions"])
-    except ValueError as error:
-        lines = str(error).splitlines()
-        named = all(":" in line for line in lines)
-        return None if named else f"{changes}: {error}"
-    except Exception as error:  # a traceback, which is what the trial looks for
-        return f"{changes}: {type(error).__name__}: {error}"
-    return None
+    spawn = multiprocessing.get_context("spawn")
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        ProcessPoolExecutor(jobs, spawn, _begin, (folder,)) as pool,
+    ):
+        futures = [pool.submit(_attempt, *trial, deadline) for trial in trials]
+        for future in as_completed(futures):
+            if record := future.result():
+                yield record
 
 
-EDGES = (
-    *(0, 1, 2, -1, 10**9, 10**30, 1e-300, 1e300, 0.5, 0.999, True, None),
-    *("x", "../../x", "normal*0+0", "cuda", [], [1, 1], [0], {}, {"type": "os.system"}),
-)
+def plan(num_trials: int, seed: int, only: str = "") -> list[tuple[str, int, int]]:
+    """The trials of a campaign: one round of all kinds after the other, so that one that is stopped
+    has tried each kind about equally often.
+    """
+    chosen = {name: kind.factor for name, kind in KINDS.items() if only in name}
+    return [
+        (name, seed, number)
+        for around in range(num_trials)
+        for name, factor in chosen.items()
+        for number in range(around * factor, (around + 1) * factor)
+    ]
 
 
-def _put(tree: dict[str, Any], name: str, value: Any) -> None:
-    """Set a parameter by its dotted name, whose keys may hold dots themselves."""
-    for key, below in tree.items():
-        if name == key:
-            tree[key] = value
-            return
-        if name.startswith(f"{key}.") and isinstance(below, dict):
-            _put(below, name[len(key) + 1 :], value)
-
-
-TRIALS: dict[str, tuple[int, Callable[[Laboratory], str | None]]] = {
-    "a run killed at any moment (SIGKILL)": (1, lambda lab: killed(lab, signal.SIGKILL)),
-    "a run interrupted at any moment (SIGINT)": (1, lambda lab: killed(lab, signal.SIGINT)),
-    "a run terminated at any moment (SIGTERM)": (1, lambda lab: killed(lab, signal.SIGTERM)),
-    "the terminal closed at any moment (SIGHUP)": (1, lambda lab: killed(lab, signal.SIGHUP)),
-    "two runs in one environment": (1, beside),
-    "a first run killed while it makes mlflow.db": (1, first_run_killed),
-    "two first runs at once": (1, first_runs_at_once),
-    "no file can grow (full disk)": (1, full_disk),
-    "a sweep's driver killed at any moment": (1, lambda lab: disturbed_sweep(lab, kill_driver)),
-    "a sweep's worker killed at any moment": (1, lambda lab: disturbed_sweep(lab, kill_worker)),
-    "a sweep terminated twice in a row": (1, lambda lab: disturbed_sweep(lab, terminate_twice)),
-    "what a sweep listens on": (1, lambda lab: disturbed_sweep(lab, reached_from_elsewhere)),
-    "a learner's file damaged": (100, damaged),
-    "the newest checkpoint damaged": (10, damaged_checkpoint),
-    "parameters at the edge of sense": (100, impossible),
-}
-"""By name: how often for each trial that is asked for, and what is tried."""
-ALONE = tuple(name for name in TRIALS if any(w in name for w in ("damaged", "edge", "a sweep")))
-"""Trials that need no finished run."""
-
-
-def run_campaign(num_trials: int, seed: int, only: str = "") -> tuple[str, list[str]]:
-    """Try everything; gives the table and what was lost."""
-    rng, lost = random.Random(seed), []
+def table(records: list[Record]) -> str:
+    """How many trials of each kind were made, held and were lost."""
     rows = ["| fault | tried | held | lost |", "|---|--:|--:|--:|"]
-    with tempfile.TemporaryDirectory() as folder:
-        lab = Laboratory(Path(folder), rng)
-        chosen = {name: trial for name, trial in TRIALS.items() if only in name}
-        if not set(chosen) <= set(ALONE):
-            lab.prepare()
-        for name, (factor, trial) in chosen.items():
-            problems = [trial(lab) for _ in range(factor * num_trials)]
-            mine = [f"{name}: {problem}" for problem in problems if problem]
-            lost += mine
-            held = len(problems) - len(mine)
-            rows.append(f"| {name} | {len(problems)} | {held} | {len(mine)} |")
-            logging.info("%s", rows[-1])
-    return "\n".join(rows), lost
+    for name in [*KINDS, ""]:
+        mine = [record for record in records if name in ("", record.kind)]
+        lost = sum(record.problem is not None for record in mine)
+        if mine:
+            rows.append(f"| {name or 'all'} | {len(mine)} | {len(mine) - lost} | {lost} |")
+    return "\n".join(rows)
+
+
+def read_records(path: Path | None) -> list[Record]:
+    """What a file holds; a last line that was not finished is left out."""
+    if path is None or not path.exists():
+        return []
+    lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [Record(**json.loads(line)) for line in lines]
 
 
 def main() -> None:
     """Read the command line, run the campaign, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trials", type=int, default=4)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--trials", type=int, default=4, help="of each kind")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="faults whose name holds this")
+    parser.add_argument("--number", type=int, help="only the trials of this number")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="then begin no more")
+    parser.add_argument("--records", type=Path, help="file to add what each trial gave to")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    table, lost = run_campaign(arguments.trials, arguments.seed, arguments.only)
-    print(table)
-    print(*lost, sep="\n")
+    deadline = time.time() + 60 * arguments.minutes
+    records = read_records(arguments.records)
+    done = {record.trial for record in records}
+    trials = [
+        trial
+        for trial in plan(arguments.trials, arguments.seed, arguments.only)
+        if trial not in done and arguments.number in (None, trial[2])
+    ]
+    for record in run_campaign(trials, arguments.jobs, deadline):
+        records.append(record)
+        if arguments.records:
+            with arguments.records.open("a") as file:
+                file.write(json.dumps(asdict(record)) + "\n")
+        if record.problem or record.seconds > 1:
+            print(time.strftime("%H:%M:%S"), record.kind, record.number, record.problem or "held")
+    lost = [record for record in records if record.problem]
+    print(table(records))
+    for record in lost:
+        print(f"{record.kind}, seed {record.seed}, number {record.number}: {record.problem}")
     raise SystemExit(bool(lost))
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     main()

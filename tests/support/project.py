@@ -35,6 +35,9 @@ from incontext_linear.tracking import Tracking
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"DO_NOT_TRACK": "1", "COLUMNS": "250", "OMP_NUM_THREADS": "1"}
 """Of processes that tests start."""
+if "PYTHONPATH" in ENVIRONMENT:  # they start in other folders
+    _paths = filter(None, ENVIRONMENT["PYTHONPATH"].split(os.pathsep))
+    ENVIRONMENT["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, _paths))
 
 
 @dataclass(frozen=True)
