@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import click
 from kedro.framework.cli.project import run as kedro_run
+from kedro.framework.cli.utils import KedroCliError
 from kedro.framework.startup import ProjectMetadata
 from omegaconf import OmegaConf
 
@@ -23,6 +24,13 @@ def cli() -> None:
 
 class RunCommand(click.Command):
     """Kedro's ``run``, which ends in one line where it is interrupted or cannot begin."""
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        """Read the command line; Kedro's own errors about it would be shown without their text."""
+        try:
+            return super().make_context(*args, **options)
+        except KedroCliError as error:
+            raise click.ClickException(error.message) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run; exit with 130 after Ctrl-C, SIGTERM or SIGHUP."""

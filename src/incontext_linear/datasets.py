@@ -6,12 +6,14 @@ tables and tensors that take the place of the old ones only once they are writte
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 from kedro.io import AbstractDataset, DatasetError
 from kedro_datasets._typing import PlotlyPreview, TablePreview
@@ -24,10 +26,16 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH
+from safetensors import SafetensorError
 from torch import Tensor
 
 from incontext_linear.figures.style import draw
-from incontext_linear.files import read_json, replace_atomically, write_text
+from incontext_linear.files import (
+    UnreadableFileError,
+    read_json,
+    replace_atomically,
+    write_text,
+)
 from incontext_linear.learner.saved import Learner, load_learner, save_learner
 from incontext_linear.logged_learner import NAME, Kept, fetch_learner, log_learner
 from incontext_linear.tables import (
@@ -201,6 +209,21 @@ class SnapshotsDataset(AbstractDataset[Any, SnapshotStore]):
         return {"path": str(self._store.directory)}
 
 
+@contextmanager
+def _read(path: Any) -> Iterator[None]:
+    """What libraries raise of a file that is damaged becomes one line that names it."""
+    try:
+        yield
+    except (DatasetError, pa.ArrowException, SafetensorError, ValueError, OSError) as error:
+        found = error.__cause__ if isinstance(error, DatasetError) else error  # Kedro wraps them
+        if found is None or isinstance(found, FileNotFoundError) or getattr(found, "errno", None):
+            raise  # Kedro's own, or the system's
+        says = (str(found) or type(found).__name__).splitlines()[0]
+        raise UnreadableFileError(
+            f"{path} is damaged ({says}): remove it, and run again the pipeline that makes it"
+        ) from error
+
+
 class AtomicParquetDataset(ParquetDataset):
     """A local Parquet table; a write that fails half-way leaves the old one as it was.
 
@@ -220,6 +243,11 @@ class AtomicParquetDataset(ParquetDataset):
         super().__init__(
             filepath=filepath, load_args=load_args, save_args=save_args, metadata=metadata
         )
+
+    def load(self) -> pd.DataFrame:
+        """The table; an `UnreadableFileError` if the file is damaged."""
+        with _read(self._filepath):
+            return super().load()
 
     def save(self, data: pd.DataFrame) -> None:
         """Write to a file beside the target, which then takes its place."""
@@ -262,7 +290,8 @@ class PredictionsDataset(AtomicParquetDataset):
 
     def load(self) -> dict[str, Tensor]:
         """The tensors, float64, in the table's order."""
-        return read_predictions(Path(self._get_load_path()))
+        with _read(self._filepath):
+            return read_predictions(Path(self._get_load_path()))
 
     def save(self, data: Predictions) -> None:
         """Write to a file beside the target, which then takes its place."""
@@ -295,6 +324,11 @@ class AtomicCSVDataset(CSVDataset):
             filepath=filepath, load_args=load_args, save_args=save_args, metadata=metadata
         )
 
+    def load(self) -> pd.DataFrame:
+        """The table; an `UnreadableFileError` if the file is damaged."""
+        with _read(self._filepath):
+            return super().load()
+
     def save(self, data: pd.DataFrame) -> None:
         """Write to a file beside the target, which then takes its place."""
         replace_atomically(
@@ -310,6 +344,11 @@ class AtomicSafetensorsDataset(SafetensorsDataset):
 
     def __init__(self, filepath: str, metadata: dict[str, Any] | None = None):
         super().__init__(filepath=filepath, backend="torch", metadata=metadata)
+
+    def load(self) -> dict[str, Tensor]:
+        """The tensors; an `UnreadableFileError` if the file is damaged."""
+        with _read(self._filepath):
+            return super().load()
 
     def save(self, data: dict[str, Tensor]) -> None:
         """Write to a file beside the target, which then takes its place."""

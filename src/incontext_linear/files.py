@@ -5,6 +5,8 @@ half-way, sees the old file or the new one, never a part. Tensors are safetensor
 with a JSON description in the file's header.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -44,11 +46,12 @@ def replace_atomically(path: Path, write: Callable[[Path], None]) -> None:
         write: is given the temporary path, in the same folder and with the same ending.
 
     Raises:
-        OSError: naming ``path``, if the disk is full or read-only; the old file is then as it was.
+        OSError: naming ``path``, if the disk is full or read-only, or one of its folders is a file;
+            the old file is then as it was.
     """
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{_TEMPORARY}{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         temporary.touch()
         mode = temporary.stat().st_mode
         write(temporary)
@@ -62,7 +65,16 @@ def replace_atomically(path: Path, write: Callable[[Path], None]) -> None:
             raise
         raise OSError(number, os.strerror(number), str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(NotADirectoryError):  # which is then on its way
+            temporary.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:  # what lies there is no folder
+        number = errno.ENOTDIR
+        raise OSError(number, os.strerror(number), str(folder)) from error
 
 
 def _system_error(error: BaseException | None, path: Path) -> int | None:

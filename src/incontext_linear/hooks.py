@@ -52,6 +52,7 @@ PURPOSES = {
 """Function of a node that reads the learner → what it needs of it, beside predictions."""
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+_DISK |= {errno.ENOTDIR}
 
 
 def explain_error(error: BaseException | None) -> str | None:

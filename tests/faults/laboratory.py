@@ -92,8 +92,10 @@ class Laboratory:
         if result.returncode:
             return f"the next run fails: {result.says[-300:]}"
         found = files(self.project)
-        if {name: found[name] for name in set(found) - self.tables} != self.complete:
-            return "the next run gives other files"
+        names = (set(found) | set(self.complete)) - self.tables
+        other = [name for name in names if found.get(name) != self.complete.get(name)]
+        if other:
+            return f"the next run gives other {', '.join(other)}"
         if "RUNNING" in statuses(self.project):
             return "MLflow says that a dead run is running"
         if list(self.project.rglob(".*.tmp*")) or list(self.project.rglob(".lock")):
@@ -109,6 +111,7 @@ def files(project: Path, below: str = "") -> dict[str, str]:
         for path in sorted(root.rglob("*.*"))
         if path.is_file()
         and not path.name.startswith(".")
+        and path.suffix != ".html"  # which says when the run was
         and (path.suffix in (".safetensors", ".parquet") if below else "sweeps" not in path.parts)
     }
 

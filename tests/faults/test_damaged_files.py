@@ -3,11 +3,16 @@
 import dataclasses
 import random
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from kedro.io import DatasetError
 
+from incontext_linear import datasets
 from incontext_linear.config import ModelConfig, TaskConfig
 from incontext_linear.files import UnreadableFileError, read_tensors, write_tensors
+from incontext_linear.hooks import explain_error
 from incontext_linear.learner.saved import Learner, load_learner, save_learner
 from incontext_linear.learner.transformer import Transformer
 from incontext_linear.training import Recipe, train
@@ -211,3 +216,40 @@ def test_a_checkpoint_under_another_steps_name_is_passed_over(tmp_path, caplog):
     assert store.latest(run).step == 4
     assert "step_000000011.safetensors is of another run or step" in caplog.text
     assert dataclasses.is_dataclass(store.latest(run))
+
+
+NUMBERS = np.random.default_rng(0).random(500)
+TENSORS = {"a": torch.from_numpy(NUMBERS).view(100, 5)}
+DATA = {
+    "AtomicParquetDataset": pd.DataFrame({"a": NUMBERS}),
+    "AtomicCSVDataset": pd.DataFrame({"a": NUMBERS}),
+    "PredictionsDataset": TENSORS,
+    "AtomicSafetensorsDataset": TENSORS,
+}
+
+
+@pytest.mark.parametrize("kind", DATA)
+def test_tables_and_tensors_that_lost_their_end_are_named_in_one_line(tmp_path, kind):
+    path = tmp_path / "file"
+    dataset = getattr(datasets, kind)(filepath=str(path))
+    dataset.save(DATA[kind])
+    content = path.read_bytes()
+    lengths = [0] if "CSV" in kind else [0, 1, 7, 8, 9, 100, len(content) // 2, len(content) - 1]
+    for length in lengths:  # of a CSV each line is a table
+        path.write_bytes(content[:length])
+        with pytest.raises(DatasetError) as error:
+            dataset.load()
+        says = explain_error(error.value)
+        assert says, error.value
+        assert says.startswith(f"{path} is damaged (")
+        assert "\n" not in says
+    path.write_bytes(content)
+    dataset.load()
+
+
+@pytest.mark.parametrize("kind", DATA)
+def test_a_table_that_is_not_there_is_not_called_damaged(tmp_path, kind):
+    dataset = getattr(datasets, kind)(filepath=str(tmp_path / "file"))
+    with pytest.raises(DatasetError) as error:
+        dataset.load()
+    assert explain_error(error.value) is None

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from support.project import ROOT, copy_project, kedro, statuses
 
 from incontext_linear import datasets
+from incontext_linear.files import write_text
 
 # Kedro and MLflow run in this process, and warn of each other.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
@@ -98,6 +99,31 @@ def test_a_folder_that_is_a_file_is_named(project):
     assert result.returncode == 1
     assert f"cannot write to {project / 'pyproject.toml'}" in result.says
     assert "Traceback" not in result.says
+
+
+def test_a_folder_of_results_that_is_a_file_is_named(project):
+    folder = project / "data/test/05_model_input"
+    kept = folder.rename(folder.with_name("kept"))
+    folder.touch()
+    result = kedro(project, *TEST)
+    folder.unlink()
+    kept.rename(folder)
+    assert result.returncode == 1
+    assert f"Error: cannot write or read {folder}" in result.says
+    assert "Not a directory" in result.says
+    assert "Traceback" not in result.says
+
+
+@pytest.mark.parametrize("below", ["a.txt", "deeper/a.txt", "deeper/and/deeper/a.txt"])
+def test_a_file_in_the_place_of_a_folder_at_any_depth_is_a_refusal_of_the_file_written(
+    tmp_path, below
+):
+    (tmp_path / "results").touch()
+    path = tmp_path / "results" / below
+    with pytest.raises(NotADirectoryError) as error:
+        write_text(path, "text")
+    assert error.value.filename == str(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["results"]
 
 
 def noise(size):

@@ -69,6 +69,7 @@ def project(tmp_path_factory):
         (["--env", "test", "--runner", "ParallelRunner"], "--runner ParallelRunner: nodes would"),
         (["--env", "test", "--runner", "ThreadRunner"], "allowed: SequentialRunner"),
         (["--env", "test", "--runner", "no.such.Runner"], "--runner no.such.Runner: nodes would"),
+        (["--env", "test", "--load-versions", "learner"], "'load_versions' to be"),
         (["--env", "test", "--async"], "--async: files would be saved in threads of their own"),
         (["--env", "test", "--runner-params", "is_async=True"], "--async: files would be saved"),
         (["--env", "test", "--params", "variant.folder=/tmp"], "variant: set by `kedro sweep run`"),
