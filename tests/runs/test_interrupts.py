@@ -1,5 +1,6 @@
 """Signals sent to real processes."""
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import time
 
 import pytest
 
-from incontext_linear.runs.interrupts import interruptible
+from incontext_linear.runs.interrupts import interruptible, uninterrupted
 
 pytestmark = pytest.mark.slow
 
@@ -73,6 +74,26 @@ def test_ctrl_c_during_imports_is_one_line():
     output, error = process.communicate(timeout=30)
     assert (output, process.returncode) == ("", 130)
     assert error.strip() == "Interrupted before anything was begun."
+
+
+def interrupted(inside, after):
+    """What is done where these signals come in what must not be left, and behind it."""
+    done = []
+    with contextlib.suppress(KeyboardInterrupt), interruptible():
+        with uninterrupted():
+            for number in inside:
+                signal.raise_signal(number)
+            done.append("whole")
+        for number in after:
+            signal.raise_signal(number)
+        done.append("went on")
+    return done
+
+
+def test_a_signal_waits_for_the_end_of_what_must_not_be_left_half_done():
+    assert interrupted([], []) == ["whole", "went on"]
+    assert interrupted([signal.SIGTERM, signal.SIGINT], []) == ["whole"]
+    assert interrupted([], [signal.SIGTERM]) == ["whole"]
 
 
 def handlers():

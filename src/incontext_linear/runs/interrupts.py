@@ -52,6 +52,26 @@ def interruptible(*, until_exit: bool = False) -> Iterator[None]:
 
 
 @contextmanager
+def uninterrupted() -> Iterator[None]:
+    """What is only half done must not be left: inside of `interruptible`, a signal that comes while
+    the block runs waits for its end.
+    """
+    raising = [number for number in _SIGNALS if signal.getsignal(number) is _interrupt]
+    if threading.current_thread() is not threading.main_thread():
+        raising = []
+    came: list[int] = []
+    for number in raising:
+        signal.signal(number, lambda signum, frame: came.append(signum))
+    try:
+        yield
+    finally:
+        for number in raising:
+            signal.signal(number, _interrupt)
+    if came:
+        _interrupt(came[0], None)
+
+
+@contextmanager
 def quiet_start() -> Iterator[None]:
     """While the block imports for a command line, Ctrl-C ends the process at once: nothing was
     begun, and libraries take an exception in the middle of their import for an error of their own.

@@ -22,6 +22,7 @@ from kedro.pipeline.node import Node
 from kedro.runner import SequentialRunner
 from pluggy import PluginManager
 
+from incontext_linear.runs.interrupts import uninterrupted
 from incontext_linear.runs.worker import begin, compute
 
 logger = logging.getLogger(__name__)
@@ -100,7 +101,9 @@ class SideBySideRunner(SequentialRunner):
                     break
                 todo.remove(node)
                 inputs = calls.before(node)
-                future = pool.submit(compute, node, inputs, calls.preparations(node, used))
+                prepare = calls.preparations(node, used)
+                with uninterrupted():  # a process that is half started is nobody's, and stays
+                    future = pool.submit(compute, node, inputs, prepare)
                 running[future] = node, inputs
 
         while todo or running:
