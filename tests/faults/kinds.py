@@ -206,7 +206,7 @@ REFUSED: dict[str, tuple[str, ...]] = {
     "--from-inputs": ("nothing",),
     "--runner": ("ParallelRunner", "no.such.Runner", "os.system"),
     "--params": ("task.dim=x", "tsak.dim=1", "task.dim", "variant.folder=/tmp", "=", "seed=-1"),
-    "--load-versions": ("learner:x", "learner"),
+    "--load-versions": ("learner",),
 }
 """Options of a run, and values that they cannot have."""
 _NESTED = "".join(
