@@ -455,3 +455,18 @@ def test_a_worker_that_lacks_the_package_is_named_instead_of_waited_for(tmp_path
 )
 def test_a_variant_asks_for_a_gpu_if_its_device_is_one(device, on_gpu_cluster, asks):
     assert engine.gpu_share(device, on_gpu_cluster, 0.5) == asks
+
+
+def test_tasks_that_follow_from_an_answer_run_next_on_whatever_worker_is_free(tmp_path):
+    order = []
+
+    def on_end(name, answer):
+        order.append(name)
+        follow = [Task(f"after_{name}_{i}", arguments, {}) for i in range(2)]
+        return follow if len(name) == 1 else []
+
+    arguments = {"name": "x", "folder": tmp_path, "deaths": 0}
+    with local_cluster(Machine(1, 1), {}) as client:
+        tasks = [Task(name, arguments, {}) for name in "ab"]
+        execute(client, work, tasks, lambda *event: None, on_end)
+    assert order == ["a", "after_a_0", "after_a_1", "b", "after_b_0", "after_b_1"]

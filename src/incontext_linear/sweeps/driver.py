@@ -112,7 +112,9 @@ def _run(
 
     # Workers that die are no news to the log: the display says what becomes of their variants.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    by_name, failures, alone = {variant.name: variant for variant in todo}, [], []
+    by_name, failures = {variant.name: variant for variant in todo}, []
+    groups: dict[str, list[Variant]] = {}
+    seconds: dict[str, float] = {}  # of training together
     sweep = facts["sweep"]
 
     def end_variant(name: str, answer: dict[str, Any]) -> None:
@@ -122,18 +124,30 @@ def _run(
             written = by_name[name].record | NOTHING_YET | answer
             if place.read() != written:  # nobody was left to write it
                 place.write(written)
+        elif name in seconds:
+            answer = answer | {"seconds": round(answer["seconds"] + seconds[name], 1)}
         display.end(name, answer)
 
-    def on_end(name: str, answer: dict[str, Any]) -> None:
-        """Of a group, by its first variant's name; one that died is taken apart."""
-        members = groups[name]
-        if "variants" not in answer and len(members) > 1:
-            alone.extend(members)
+    def task(members: list[Variant]) -> Task:
+        """Of a group, by its first variant's name."""
+        name = members[0].name
+        groups[name] = members
+        return Task(name, _work(members, folder, project, run.run_id), resources(members[0]))
+
+    def on_end(name: str, answer: dict[str, Any]) -> list[Task]:
+        """Variants that were trained together are measured one by one, on all workers; a group
+        that died is taken apart.
+        """
+        members, answers = groups[name], answer.get("variants", {})
+        if len(members) > 1 and "variants" not in answer:
             why = answer.get("error") or answer["status"]
             say(f"{name} and {len(members) - 1} more are run one by one, since together {why}")
-            return
         for variant in members:
-            end_variant(variant.name, answer.get("variants", {}).get(variant.name, answer))
+            if variant.name in answers or len(members) == 1:
+                end_variant(variant.name, answers.get(variant.name, answer))
+        left = [v for v in members if v.name not in answers] if len(members) > 1 else []
+        seconds.update({variant.name: answer.get("seconds", 0.0) for variant in left})
+        return [task([variant]) for variant in left]
 
     def on_event(name: str, event: dict[str, Any]) -> None:
         display.report(event.pop("variant", name), event)
@@ -148,30 +162,16 @@ def _run(
         open_display(console, sweep, len(todo)) as display,
     ):
         stacked = on_gpu if wanted == "auto" else wanted
-        rest, timeout = todo, cluster.worker_timeout
-        while rest:
-            groups = {members[0].name: members for members in group(rest, stacked)}
-            tasks = [
-                Task(
-                    name,
-                    _work(members, folder, project, run.run_id, stacked),
-                    resources(members[0]),
-                )
-                for name, members in groups.items()
-            ]
-            execute(client, run_group, tasks, on_event, on_end, say, timeout)
-            rest, alone, stacked = alone, [], False
+        tasks = [task(members) for members in group(todo, stacked)]
+        execute(client, run_group, tasks, on_event, on_end, say, cluster.worker_timeout)
         run.status = "FAILED" if failures else "FINISHED"
     return failures
 
 
-def _work(
-    members: list[Variant], folder: SweepFolder, project: Project, run_id: str, stacked: bool
-) -> GroupTask:
+def _work(members: list[Variant], folder: SweepFolder, project: Project, run_id: str) -> GroupTask:
     """What a worker needs to know of some variants."""
     places = [(variant, folder.of(variant.folder)) for variant in members]
-    tasks = tuple(VariantTask(variant, at, project.env, run_id) for variant, at in places)
-    return GroupTask(tasks, stacked)
+    return GroupTask(tuple(VariantTask(v, at, project.env, run_id) for v, at in places))
 
 
 @contextlib.contextmanager

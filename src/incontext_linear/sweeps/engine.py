@@ -38,6 +38,9 @@ _HERE = "127.0.0.1"
 _NO_PAGES = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
 """Dask's processes listen for HTTP whatever they are told; so at least they answer nothing."""
 
+_SILENT = {"DASK_LOGGING__DISTRIBUTED": "critical"}
+"""For a worker that starts: what it says of its addresses is no news to who runs a sweep."""
+
 _REPORT_EVERY = 0.25  # seconds between two reports of a task's progress
 _CONNECT_TIMEOUT = 10  # seconds
 
@@ -99,7 +102,9 @@ def local_cluster(machine: Machine, environment: dict[str, str]) -> Iterator[Cli
     settings = {
         # In place of Dask's own, with which malloc gives back every free page: training took twice
         # as long.
-        "distributed.nanny.pre-spawn-environ": _thread_limits(machine.num_threads) | environment,
+        "distributed.nanny.pre-spawn-environ": _thread_limits(machine.num_threads)
+        | _SILENT
+        | environment,
         "distributed.scheduler.allowed-failures": ALLOWED_DEATHS,
         "distributed.scheduler.worker-saturation": 1.0,
         # Dask restarts a worker that was silent for minutes: here the whole machine slept.
@@ -335,7 +340,7 @@ def execute(
     work: Work,
     tasks: Sequence[Task],
     on_event: Callable[[str, dict[str, Any]], None],
-    on_end: Callable[[str, dict[str, Any]], None],
+    on_end: Callable[[str, dict[str, Any]], Sequence[Task] | None],
     say: Callable[[str], None] = lambda line: None,
     worker_timeout: float = WORKER_TIMEOUT,
 ) -> None:
@@ -348,7 +353,7 @@ def execute(
         tasks: what to run, in this order; all ask for the same resources.
         on_event: called with a task's name and each of its reports, in another thread.
         on_end: called with a task's name and its answer; ``{"status": "failed", "error": …}`` if it
-            has none because its workers died.
+            has none because its workers died. What it gives are tasks that follow; they are next.
         say: takes a line for the user, such as what is waited for.
         worker_timeout: seconds to go on without a worker that could run a task.
 
@@ -388,7 +393,7 @@ def execute(
             with contextlib.suppress(TimeoutError):
                 wait(list(running), timeout=1, return_when="FIRST_COMPLETED")
             for future in [future for future in running if future.done()]:
-                on_end(running.pop(future), _answer(future))
+                waiting += reversed(on_end(running.pop(future), _answer(future)) or ())
     except CancelledError as error:
         raise SweepError(f"Dask has let go of what was running: {error}") from None
     finally:

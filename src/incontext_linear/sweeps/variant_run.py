@@ -62,33 +62,27 @@ class VariantSession(ProjectSession):
 
 
 def run_group(group: GroupTask, report: Report) -> dict[str, Any]:
-    """Run variants one after another; those that are done, by a worker that died since, stay so.
+    """Run the one variant of a group, or train several together.
 
     Args:
         group: what to run and where.
         report: takes the progress of each, with ``variant``, its name.
 
     Returns:
-        ``{"status": "done", "variants": {name: answer}}``; answers as of `run_variant`.
+        ``{"status": "done", "variants": {name: answer}}``, answers as of `run_variant`. Those of
+        several that are not named have a learner by now, or none to be had together, and are still
+        to be run; ``seconds`` is what training took each.
     """
-    answers: dict[str, dict[str, Any]] = {}
-    for task in group.tasks:
-        state = task.folder.read()
-        same = state.get("fingerprint") == task.variant.fingerprint
-        if same and state.get("status") == "done":
-            answers[task.variant.name] = state
-    todo = [task for task in group.tasks if task.variant.name not in answers]
-    seconds = 0.0
-    if group.stacked and len(todo) > 1:
+    if len(group.tasks) > 1:
         start = time.perf_counter()
-        answers |= train_together(todo, report)
-        seconds = (time.perf_counter() - start) / len(todo)
-    for task in todo:
-        name = task.variant.name
-        if name not in answers:
-            answer = run_variant(task, lambda event, name=name: report({"variant": name} | event))
-            answers[name] = answer | {"seconds": round((answer["seconds"] or 0) + seconds, 1)}
-    return {"status": "done", "variants": answers}
+        answers = train_together(group.tasks, report)
+        seconds = (time.perf_counter() - start) / len(group.tasks)
+        return {"status": "done", "variants": answers, "seconds": seconds}
+    (task,) = group.tasks
+    name, state = task.variant.name, task.folder.read()
+    if state.get("fingerprint") != task.variant.fingerprint or state.get("status") != "done":
+        state = run_variant(task, lambda event: report({"variant": name} | event))
+    return {"status": "done", "variants": {name: state}}
 
 
 def train_together(tasks: Sequence[VariantTask], report: Report) -> dict[str, dict[str, Any]]:

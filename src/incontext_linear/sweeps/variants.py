@@ -147,15 +147,11 @@ class VariantTask:
 
 @dataclass(frozen=True)
 class GroupTask:
-    """Variants that one worker runs, one after another.
-
-    Args:
-        tasks: of one shape, if there are several.
-        stacked: train all of them in one step first.
+    """Variants that one worker takes at once: one to run, or several of one shape to train in one
+    step, which then run one by one.
     """
 
     tasks: tuple[VariantTask, ...]
-    stacked: bool
 
 
 def group(variants: Sequence[Variant], stacked: bool) -> list[list[Variant]]:
