@@ -73,12 +73,12 @@ def run_group(group: GroupTask, report: Report) -> dict[str, Any]:
         several that are not named have a learner by now, or none to be had together, and are still
         to be run; ``seconds`` is what training took each.
     """
+    task = group.tasks[0]
     if len(group.tasks) > 1:
         start = time.perf_counter()
         answers = train_together(group.tasks, report)
         seconds = (time.perf_counter() - start) / len(group.tasks)
         return {"status": "done", "variants": answers, "seconds": seconds}
-    (task,) = group.tasks
     name, state = task.variant.name, task.folder.read()
     if state.get("fingerprint") != task.variant.fingerprint or state.get("status") != "done":
         state = run_variant(task, lambda event: report({"variant": name} | event))
