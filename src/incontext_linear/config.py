@@ -393,8 +393,8 @@ class EvaluationConfig(Config):
     """Which prompts a learner is measured on: those of its task, but for what is given here."""
 
     task: dict[str, Any] = Field(default={})
-    """Fields of the task that differ at test time: num_examples (of the comparison's prompts, also
-    more than in training, where the learner takes them), noise_std, inputs, weights, pool_size."""
+    """Fields of the task that differ at test time: num_examples (also more than in training, where
+    the learner takes them), noise_std, inputs, weights, pool_size."""
 
     def over(self, task: TaskConfig) -> TaskConfig:
         """The task that prompts are drawn from.
@@ -410,6 +410,12 @@ class EvaluationConfig(Config):
                 + ", ".join(allowed)
             )
         return TaskConfig.model_validate(task.model_dump() | self.task)
+
+    def probed(self, task: TaskConfig) -> TaskConfig:
+        """As `over`, for the prompts of the probes: as long as in training, or longer."""
+        asked = self.over(task)
+        longer = max(asked.num_examples, task.num_examples)
+        return asked.model_copy(update={"num_examples": longer})
 
 
 class BootstrapConfig(Config):

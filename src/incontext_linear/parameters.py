@@ -202,7 +202,6 @@ def _cross_check(parameters: Parameters) -> list[str]:
     problems = _check_task(task, "task")
     if problems:  # what is built from such a task would fail as well
         return problems
-    problems = _check_probing(probing, task, model, generation)
     if comparison.num_queries <= task.dim:
         problems.append(
             f"comparison.num_queries: {comparison.num_queries} queries cannot determine implicit "
@@ -216,7 +215,10 @@ def _cross_check(parameters: Parameters) -> list[str]:
         )
     if task.pool_size is not None:  # what is built only to be checked needs no large one
         task = task.model_copy(update={"pool_size": 1})
-    problems += _check_evaluation(parameters) + _check_baselines(parameters.baselines, task)
+    wrongly_asked = _check_evaluation(parameters)
+    probed = task if wrongly_asked else parameters.evaluation.probed(task)
+    problems += _check_probing(probing, probed, model, generation)
+    problems += wrongly_asked + _check_baselines(parameters.baselines, task)
     problems += _check_identification(parameters.identification, task)
     problems += _check_alignment(parameters.alignment, task, parameters.model)
     return problems + _check_dynamics(parameters, task)
@@ -346,7 +348,8 @@ def _check_probing(
     if too_long and task.num_examples > 1:
         problems.append(
             f"probing.context_lengths: {too_long} examples are never all seen before a prediction; "
-            f"allowed: 1 to {task.num_examples - 1} (task.num_examples is {task.num_examples})"
+            f"allowed: 1 to {task.num_examples - 1} (prompts have {task.num_examples} examples: "
+            "task.num_examples, or evaluation.task.num_examples if that is larger)"
         )
     absent = [name for name in probing.interventions.targets if name not in probing.targets]
     if absent:

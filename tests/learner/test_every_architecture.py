@@ -8,10 +8,16 @@ import torch
 from incontext_linear.comparison.curves import estimate_learner_weights, predict_with_learner
 from incontext_linear.comparison.filters import FilterConfig
 from incontext_linear.comparison.filters.layers import layer_filters
-from incontext_linear.config import LearnerConfig, TaskConfig
+from incontext_linear.config import (
+    DataGenerationConfig,
+    EvaluationConfig,
+    LearnerConfig,
+    TaskConfig,
+)
 from incontext_linear.learner import Learner, load_learner, save_learner
 from incontext_linear.learner.attention_maps import average_attention
 from incontext_linear.learner.registry import LEARNERS
+from incontext_linear.pipelines.data_generation.nodes import draw_probing_prompts
 from incontext_linear.probing.config import ProbingConfig
 from incontext_linear.probing.controls import (
     control_recipe,
@@ -142,6 +148,26 @@ def test_it_is_probed_and_intervened_on_beside_its_controls(learner: Learner):
     assert len(nearest) > 0
     maps = average_attention(learner, prompts, "cpu")["attention"]
     assert len(maps) == (2 if learner.config.type == "transformer" else 0)
+
+
+@pytest.mark.parametrize("times", [2, 4])
+def test_it_is_probed_on_longer_prompts_where_it_takes_them(learner: Learner, times: int):
+    evaluation = EvaluationConfig(task={"num_examples": times * TASK.num_examples})
+    generation = DataGenerationConfig(num_probing_prompts=64)
+    prompts = draw_probing_prompts(TASK, evaluation, generation, seed=0)
+    if not learner.config.any_length:
+        with pytest.raises(ValueError, match="at most 5 examples"):
+            select(learner, prompts, PROBING, "cpu", 0)
+        return
+    selection = select(learner, prompts, PROBING, "cpu", 0)
+    assert selection.context_lengths == [3, times * TASK.num_examples - 1]
+    hidden = collect_hidden_states(learner, selection)
+    errors, _, readouts = fit_learner(hidden, learner, selection, PROBING, 0)
+    assert set(errors["examples_seen"]) == set(selection.context_lengths)
+    assert errors["squared_error"].notna().all()
+    moved = measure_causality(learner, selection, readouts, PROBING, 0)
+    whole = moved[(moved["method"] == "interchange_context") & (moved["layer"] == 0)]
+    assert whole["fraction"].tolist() == pytest.approx([1.0, 1.0], abs=1e-3)
 
 
 def test_its_layers_have_filters(learner: Learner):

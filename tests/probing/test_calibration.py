@@ -15,6 +15,7 @@ from incontext_linear.config import (
     TaskConfig,
 )
 from incontext_linear.pipelines.data_generation.nodes import draw_probing_prompts
+from incontext_linear.pipelines.probing.nodes import construct_for_prompts
 from incontext_linear.predictors import GradientDescent
 from incontext_linear.probing import calibration, collect_hidden_states
 from incontext_linear.probing.config import (
@@ -142,6 +143,21 @@ def test_a_network_that_is_no_gradient_descent_on_these_prompts_tells_nothing(
     network = calibration.construct_learner(task, PROBING)
     calibration.select_for_calibration(network, drawn, PROBING, "cpu", 0)
     assert ("the calibration tells nothing" in caplog.text) is warned
+
+
+def test_the_network_for_longer_prompts_is_built_for_them():
+    """And never for shorter ones than in training, which probes do not read."""
+    probing = PROBING.model_copy(update={"gradient_step_size": 0.01})  # descends on 31 examples
+    for asked, length in ((4, 8), (32, 32)):
+        evaluation = EvaluationConfig(task={"num_examples": asked})
+        drawn = draw_probing_prompts(
+            TASK, evaluation, DataGenerationConfig(num_probing_prompts=64), seed=0
+        )
+        network = construct_for_prompts(TASK, evaluation, probing)
+        chosen = calibration.select_for_calibration(network, drawn, probing, "cpu", 0)
+        assert chosen.context_lengths == [length - 1]
+        descent = GradientDescent(0.01, NUM_STEPS)(chosen.xs, chosen.ys)
+        torch.testing.assert_close(network.model(chosen.xs, chosen.ys), descent, rtol=0, atol=2e-2)
 
 
 def test_probes_of_other_prompts_are_not_used_for_interventions(constructed, prompts, probed):

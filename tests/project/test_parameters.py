@@ -196,6 +196,20 @@ def test_at_least_one_baseline_must_be_left(base):
         check_parameters(changed(base, "baselines", dict.fromkeys(base["baselines"])))
 
 
+def test_longer_prompts_than_in_training_are_read_where_the_architecture_takes_them(base):
+    longer = changed(base, "evaluation.task", {"num_examples": 48})
+    asked = changed(longer, "probing.context_lengths", [11, 47])
+    with pytest.raises(ParameterError) as error:
+        check_parameters(longer)
+    assert str(error.value).startswith("evaluation.task.num_examples: 48 given, and a learner of")
+    assert len(str(error.value).splitlines()) == 1
+    for name, value in (("model.positions", "none"), ("model.type", "gru")):
+        assert check_parameters(changed(asked, name, value)).probing.context_lengths == (11, 47)
+    shorter = changed(asked, "evaluation.task", {"num_examples": 6})
+    with pytest.raises(ParameterError, match=r"context_lengths: \[47\] .*allowed: 1 to 11"):
+        check_parameters(shorter)
+
+
 def test_all_problems_are_reported_at_once(base):
     broken = changed(changed(base, "task.dim", 0), "training.batch_size", "x")
     with pytest.raises(ParameterError, match=r"(?s)task\.dim.*training\.batch_size"):

@@ -36,14 +36,13 @@ def rehearse(parameters: Parameters, nodes: Iterable[str], datasets: Iterable[st
     check_sizes(parameters, nodes)
     if "layer_filters" in made:
         check_filters(parameters)
-    if not made & {"baseline_predictions", "baseline_weights", "probed"}:
-        return
-    prompts = _draw(parameters)
+    evaluation, task = parameters.evaluation, parameters.task
     if made & {"baseline_predictions", "baseline_weights"}:
-        for name, predictor in parameters.baselines.build(parameters.task).items():
+        prompts = _draw(evaluation.over(task), parameters.seed)
+        for name, predictor in parameters.baselines.build(task).items():
             check_predictions(f"baselines.{name}", predictor, prompts)
     if "probed" in made:
-        check_targets(parameters, prompts)
+        check_targets(parameters, _draw(evaluation.probed(task), parameters.seed))
 
 
 def check_filters(parameters: Parameters) -> None:
@@ -65,9 +64,8 @@ def check_filters(parameters: Parameters) -> None:
         raise ValueError(f"{name}.context_length: {error}") from error
 
 
-def _draw(parameters: Parameters) -> Prompts:
-    task: TaskConfig = parameters.evaluation.over(parameters.task)
-    return draw_prompts(task, NUM_PROMPTS, parameters.seed, stream="rehearsal")
+def _draw(task: TaskConfig, seed: int) -> Prompts:
+    return draw_prompts(task, NUM_PROMPTS, seed, stream="rehearsal")
 
 
 def check_predictions(name: str, predictor: Predictor, prompts: Prompts) -> None:

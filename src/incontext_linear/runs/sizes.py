@@ -116,7 +116,7 @@ def _low_precision(training: TrainingConfig, device: str) -> bool:
 
 
 def _prompts(parameters: Parameters, count: int, name: str) -> Need:
-    task = parameters.task
+    task = parameters.evaluation.probed(parameters.task)
     return Need(
         f"{count:,} prompts",
         (name, "task.dim", "task.num_examples"),
@@ -135,7 +135,7 @@ def _probing_prompts(parameters: Parameters) -> Need:
 
 
 def _queries(parameters: Parameters) -> Need:
-    task, comparison = parameters.task, parameters.comparison
+    task, comparison = parameters.evaluation.over(parameters.task), parameters.comparison
     each = comparison.num_queries * task.dim + task.num_examples * comparison.num_queries
     return Need(
         "the queries of the implicit weights",
@@ -159,7 +159,7 @@ def _predictions(parameters: Parameters) -> Need:
     return Need(
         f"the predictions of {predictors} predictors",
         ("data_generation.num_evaluation_prompts", "task.num_examples"),
-        DOUBLE * count * parameters.task.num_examples * predictors,
+        DOUBLE * count * parameters.evaluation.over(parameters.task).num_examples * predictors,
     )
 
 
@@ -177,7 +177,8 @@ def _resamples(name: str) -> Callable[[Parameters], Need]:
 
 
 def _hidden_states(parameters: Parameters) -> Need:
-    probing, task, model = parameters.probing, parameters.task, parameters.model
+    probing, model = parameters.probing, parameters.model
+    task = parameters.evaluation.probed(parameters.task)
     count = probing.num_prompts or parameters.data_generation.num_probing_prompts
     layers = len(probing.layers or range((model.depth or 0) + 1))
     return Need(
@@ -212,7 +213,7 @@ def _probes(parameters: Parameters) -> Need:
 
 
 def _calibration(parameters: Parameters) -> Need:
-    probing, task = parameters.probing, parameters.task
+    probing, task = parameters.probing, parameters.evaluation.probed(parameters.task)
     rows = task.dim * (task.dim + 3)
     tokens = task.num_tokens * min(
         probing.calibration.num_prompts, parameters.data_generation.num_probing_prompts

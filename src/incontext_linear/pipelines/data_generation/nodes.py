@@ -37,7 +37,8 @@ def draw_probing_prompts(
     data_generation: DataGenerationConfig,
     seed: int,
 ) -> Tensors:
-    """Prompts for the probes, as long as in training: xs (B, n, d), ys (B, n), ws (B, d)."""
+    """Prompts for the probes, as long as in training or longer: xs (B, n, d), ys (B, n), ws (B,
+    d).
+    """
     count = data_generation.num_probing_prompts
-    asked = evaluation.over(task).model_copy(update={"num_examples": task.num_examples})
-    return draw_prompts(asked, count, seed, stream="probing")._asdict()
+    return draw_prompts(evaluation.probed(task), count, seed, stream="probing")._asdict()

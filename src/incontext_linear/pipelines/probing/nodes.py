@@ -5,9 +5,10 @@ beyond): the nodes that are more than a call into `incontext_linear.probing`.
 import pandas as pd
 from torch import Tensor
 
-from incontext_linear.config import LearnerConfig, TaskConfig
+from incontext_linear.config import EvaluationConfig, LearnerConfig, TaskConfig
 from incontext_linear.learner.registry import build_untrained
 from incontext_linear.learner.saved import Learner, check_same_shape
+from incontext_linear.probing.calibration import construct_learner
 from incontext_linear.probing.config import ProbingConfig
 from incontext_linear.probing.controls import control_recipe
 from incontext_linear.probing.selection import Selection, select
@@ -33,6 +34,13 @@ def select_for_shape(
     """
     network = build_untrained(task, model, generator(seed, "untrained learner"))
     return select(Learner(network, task, {}, model), prompts, probing, device, seed)
+
+
+def construct_for_prompts(
+    task: TaskConfig, evaluation: EvaluationConfig, probing: ProbingConfig
+) -> Learner:
+    """Gradient descent by construction, for prompts as long as those that are probed."""
+    return construct_learner(evaluation.probed(task), probing)
 
 
 def train_control_learner(

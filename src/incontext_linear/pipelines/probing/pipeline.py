@@ -17,6 +17,7 @@ from incontext_linear.figures.probing import (
 from incontext_linear.learner.attention_maps import average_attention
 from incontext_linear.pipelines import box, data_generation
 from incontext_linear.pipelines.probing.nodes import (
+    construct_for_prompts,
     report_calibration_metrics,
     report_causality_metrics,
     report_probing_metrics,
@@ -26,7 +27,6 @@ from incontext_linear.pipelines.probing.nodes import (
     train_control_learner,
 )
 from incontext_linear.probing.calibration import (
-    construct_learner,
     fit_calibration,
     nearest_calibration_steps,
     score_calibration,
@@ -241,8 +241,8 @@ def _calibration() -> Pipeline:
     return Pipeline(
         [
             node(
-                construct_learner,
-                ["params:task", "params:probing"],
+                construct_for_prompts,
+                ["params:task", "params:evaluation", "params:probing"],
                 "constructed_learner",
                 name="construct_learner",
             ),
