@@ -22,8 +22,8 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-import support.checks  # noqa: F401, which the hook looks up by its name
-from jaxtyping import install_import_hook
+import jaxtyping
+import support.checks
 
 import incontext_linear
 
@@ -43,10 +43,11 @@ def _checked(path: list[str], prefix: str = "") -> list[str]:
     return names
 
 
-# Must come before any other import of the package.
-install_import_hook(
-    [f"incontext_linear.{name}" for name in _checked([*incontext_linear.__path__])],
-    "support.checks.check_once_called",
+# Must come before any other import of the package. The hook writes `@jaxtyping.jaxtyped(…)` at
+# every function and class.
+jaxtyping.jaxtyped = lambda typechecker: support.checks.checked  # pyright: ignore
+jaxtyping.install_import_hook(
+    [f"incontext_linear.{name}" for name in _checked([*incontext_linear.__path__])], None
 )
 
 import hypothesis  # noqa: E402
