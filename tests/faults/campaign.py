@@ -27,6 +27,9 @@ from pathlib import Path
 from faults.kinds import KINDS
 from faults.laboratory import Laboratory
 
+LONGEST = 900
+"""Seconds after which a trial is lost: what it tries hangs."""
+
 
 @dataclass(frozen=True)
 class Record:
@@ -55,6 +58,7 @@ class Workplace:
     def attempt(self, kind: str, seed: int, number: int) -> Record:
         """Make one trial; an error of its own is one that was lost."""
         begin = time.monotonic()
+        signal.alarm(LONGEST)
         try:
             if self.laboratory is None:
                 self.laboratory = Laboratory(Path(tempfile.mkdtemp(dir=self.folder)))
@@ -62,6 +66,8 @@ class Workplace:
             problem = KINDS[kind].trial(self.laboratory)
         except Exception as error:
             problem = f"the trial ended with {type(error).__name__}: {error}"
+        finally:
+            signal.alarm(0)
         if problem:
             self.laboratory = None
         return Record(kind, seed, number, problem, round(time.monotonic() - begin, 2))
@@ -70,8 +76,13 @@ class Workplace:
 _workplaces: list[Workplace] = []
 
 
+def _give_up(number: int, frame: object) -> None:
+    raise TimeoutError(f"not ended after {LONGEST} s")
+
+
 def _begin(folder: str) -> None:
     """In each process, once."""
+    signal.signal(signal.SIGALRM, _give_up)
     # What is ignored here, as under nohup or behind an `&`, the runs would ignore too.
     for number in (signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_IGN:

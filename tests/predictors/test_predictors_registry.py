@@ -131,6 +131,9 @@ WRONG = [
         "num_steps=1.5 is not allowed: num_steps must be an integer ≥ 0",
     ),
     (lambda: GradientDescent(0.1, -1), "num_steps=-1 is not allowed"),
+    # A run with these would seem to hang, which a campaign of faults found.
+    (lambda: GradientDescent(0.1, 10**30), "num_steps must be at most 1,000,000"),
+    (lambda: IterativeNewton(10**9), "num_steps must be at most 1,000,000"),
     (
         lambda: FirstExamples(-1),
         "num_examples=-1 is not allowed: num_examples must be an integer ≥ 0",

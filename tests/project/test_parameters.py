@@ -81,6 +81,11 @@ def test_the_parameters_of_every_environment_are_valid(env):
             [0, 9],
             r"probing\.layers: layers \[9\] do not exist; allowed: 0 .* to 4",
         ),
+        (
+            "probing.layerwise.gradient_steps",
+            [1, 10**9],
+            r"probing\.layerwise\.gradient_steps\.1: .*less than or equal to 1000000",
+        ),
         ("probing.num_prompts", 10**6, r"probing\.num_prompts: 1000000 given; allowed: at most"),
         (
             "probing.context_lengths",

@@ -15,7 +15,7 @@ from incontext_linear.predictors.batching import (
     normal_equations_batch_last,
     symmetric_product,
 )
-from incontext_linear.predictors.validation import Number, check_integer, check_real
+from incontext_linear.predictors.validation import Number, check_real, check_steps
 from incontext_linear.tasks import Xs, Ys
 
 
@@ -41,7 +41,7 @@ class GradientDescent(LinearPredictor):
 
     def __post_init__(self) -> None:
         check_real("step_size", self.step_size, positive=True)
-        check_integer("num_steps", self.num_steps, minimum=0)
+        check_steps(self.num_steps)
         check_real("penalty", self.penalty)
 
     def weights(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch example dim"]:

@@ -30,8 +30,8 @@ from incontext_linear.predictors.batching import (
 from incontext_linear.predictors.validation import (
     Number,
     check_choice,
-    check_integer,
     check_real,
+    check_steps,
 )
 from incontext_linear.tasks import Xs, Ys
 
@@ -79,7 +79,7 @@ class HeavyBall(NormalEquations):
 
     def __post_init__(self) -> None:
         check_real("step_size", self.step_size, positive=True)
-        check_integer("num_steps", self.num_steps, minimum=0)
+        check_steps(self.num_steps)
         check_real("momentum", self.momentum)
 
     def solve(
@@ -116,7 +116,7 @@ class Richardson(NormalEquations):
 
     def __post_init__(self) -> None:
         check_real("relaxation", self.relaxation, positive=True)
-        check_integer("num_steps", self.num_steps, minimum=0)
+        check_steps(self.num_steps)
 
     def solve(
         self,
@@ -152,7 +152,7 @@ class Chebyshev(NormalEquations):
     condition: Number
 
     def __post_init__(self) -> None:
-        check_integer("num_steps", self.num_steps, minimum=0)
+        check_steps(self.num_steps)
         check_real("condition", self.condition, positive=True)
         if self.condition <= 1:
             raise ValueError(
@@ -196,7 +196,7 @@ class ConjugateGradients(NormalEquations):
     num_steps: int
 
     def __post_init__(self) -> None:
-        check_integer("num_steps", self.num_steps, minimum=0)
+        check_steps(self.num_steps)
 
     def solve(
         self,
@@ -244,7 +244,7 @@ class PreconditionedGradientDescent(NormalEquations):
 
     def __post_init__(self) -> None:
         check_real("step_size", self.step_size, positive=True)
-        check_integer("num_steps", self.num_steps, minimum=0)
+        check_steps(self.num_steps)
         check_choice("preconditioner", self.preconditioner, ("diagonal", "covariance"))
         check_real("damping", self.damping)
 

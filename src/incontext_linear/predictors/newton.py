@@ -17,7 +17,7 @@ from incontext_linear.predictors.batching import (
     normal_equations_batch_last,
     symmetric_product,
 )
-from incontext_linear.predictors.validation import check_integer
+from incontext_linear.predictors.validation import check_steps
 from incontext_linear.tasks import Xs, Ys
 
 # Rounding in the null space of XᵀX doubles with every step. Up to this many steps it stays below
@@ -53,7 +53,7 @@ class IterativeNewton(LinearPredictor):
     num_steps: int
 
     def __post_init__(self) -> None:
-        check_integer("num_steps", self.num_steps, minimum=0)
+        check_steps(self.num_steps)
 
     def weights(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch example dim"]:
         """Fitted weights (B, n, d), as `LinearPredictor.weights` defines them."""

@@ -9,6 +9,10 @@ from typing import Any
 Number = float | int
 
 
+MAX_STEPS = 1_000_000
+"""Iterations of one predictor: minutes for a few prompts. Beyond that a run would seem to hang."""
+
+
 def check_real(name: str, value: Any, *, positive: bool = False) -> None:
     """Refuse anything but a finite number that is ≥ 0, or > 0 if ``positive``.
 
@@ -29,6 +33,19 @@ def check_integer(name: str, value: Any, minimum: int) -> None:
     """
     if not isinstance(value, Integral) or isinstance(value, bool) or value < minimum:
         raise ValueError(f"{name}={value!r} is not allowed: {name} must be an integer ≥ {minimum}")
+
+
+def check_steps(value: Any) -> None:
+    """Refuse anything but a number of iterations, from 0 to `MAX_STEPS`.
+
+    Raises:
+        ValueError: naming the value given and what is allowed.
+    """
+    check_integer("num_steps", value, minimum=0)
+    if value > MAX_STEPS:
+        raise ValueError(
+            f"num_steps={value!r} is not allowed: num_steps must be at most {MAX_STEPS:,}"
+        )
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

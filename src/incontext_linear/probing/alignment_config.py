@@ -18,6 +18,7 @@ from incontext_linear.probing.causal_models import (
     Algorithm,
     build_causal_models,
 )
+from incontext_linear.probing.config import Iterations
 from incontext_linear.probing.exchange import POSITIONS, positions_mask
 
 
@@ -46,7 +47,7 @@ class AlgorithmConfig(Config):
 
     penalty: PositiveFloat | None = 1e-3
     step_size: PositiveFloat = 0.02
-    num_steps: PositiveInt = 4
+    num_steps: Iterations = 4
 
     def build(self) -> Algorithm:
         """The algorithm itself."""
@@ -115,7 +116,7 @@ class ReadingsConfig(Config):
     num_test_prompts: Annotated[PositiveInt, Field(ge=20)] = 1024
     """Prompts that choose the best number, and as many that score."""
     step_size: PositiveFloat = 0.02
-    gradient_steps: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (
+    gradient_steps: Annotated[tuple[Iterations, ...], Field(min_length=1)] = (
         1,
         2,
         4,

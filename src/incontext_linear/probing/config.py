@@ -14,6 +14,7 @@ from incontext_linear.config import (
     PositiveFloat,
     PositiveInt,
 )
+from incontext_linear.predictors.validation import MAX_STEPS
 
 PROBE_TARGETS = ("moment", "least_squares", "ridge", "gram")
 INTERVENTIONS = (
@@ -48,7 +49,10 @@ def _check_method(name: str) -> str:
 ProbeTarget = Annotated[str, AfterValidator(_check_target)]
 Targets = Annotated[tuple[ProbeTarget, ...], Field(min_length=1), Distinct]
 Method = Annotated[str, AfterValidator(_check_method)]
-Steps = Annotated[tuple[NonNegativeInt, ...], Field(min_length=2), Distinct]
+Iterations = Annotated[PositiveInt, Field(le=MAX_STEPS)]
+Steps = Annotated[
+    tuple[Annotated[NonNegativeInt, Field(le=MAX_STEPS)], ...], Field(min_length=2), Distinct
+]
 
 
 class FitConfig(Config):
@@ -127,7 +131,7 @@ class CalibrationConfig(Config):
 class LayerwiseConfig(Config):
     """The algorithms that the layers are set beside."""
 
-    gradient_steps: Annotated[tuple[PositiveInt, ...], Field(min_length=2), Distinct] = (
+    gradient_steps: Annotated[tuple[Iterations, ...], Field(min_length=2), Distinct] = (
         1,
         2,
         4,
