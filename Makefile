@@ -32,9 +32,11 @@ hooks: setup ## check every commit as `make lint` would
 run: setup ## run every pipeline: train, compare, probe, construct
 	$(BIN)/kedro run --runner incontext_linear.runs.side_by_side.SideBySideRunner
 
-# A process a core (NUM_WORKERS=1 for one core), each file's tests in one of them.
+# A process a core (NUM_WORKERS=1 for one core), each file's tests in one of them, in the order of
+# tests/conftest.py.
 NUM_WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest --numprocesses $(NUM_WORKERS) --dist loadfile
+PYTEST := $(BIN)/python -m pytest --numprocesses $(NUM_WORKERS) --dist loadfile \
+	--no-loadscope-reorder
 
 test: setup ## run all tests
 	$(PYTEST)

@@ -6,6 +6,7 @@ not at all.
 
 import os
 import pkgutil
+import re
 import signal
 
 # Threads that wait for each other sleep instead of spinning, which costs tiny networks many times
@@ -51,8 +52,25 @@ jaxtyping.install_import_hook(
 )
 
 import hypothesis  # noqa: E402
+import pytest  # noqa: E402
 
 # Results must not depend on the number of threads. A worker of `pytest -n 2` has one core.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 hypothesis.settings.register_profile("project", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("project")
+
+_LONGEST = ["test_run.py", "test_runs.py", "test_distributed.py", "test_training.py"]
+_SLOW_FILE = re.compile(r"^pytestmark = \[?\s*pytest\.mark\.slow", re.MULTILINE)
+
+
+def pytest_ignore_collect(collection_path, config: pytest.Config) -> bool | None:
+    """Of files whose tests are all slow `make quick` does not even import what they use."""
+    if config.getoption("markexpr") != "not slow" or collection_path.suffix != ".py":
+        return None
+    return bool(_SLOW_FILE.search(collection_path.read_text("utf-8"))) or None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: one that a worker begins last leaves the other core idle."""
+    rank = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
