@@ -8,10 +8,12 @@ import pandas as pd
 import pytest
 import torch
 
+from incontext_linear.comparison.evidence import Evidence, Thresholds
 from incontext_linear.comparison.families import DEFAULT_FAMILIES
 from incontext_linear.comparison.identification import IdentificationConfig, identify
 from incontext_linear.comparison.trial import (
     NONE,
+    KnownLearner,
     Noisy,
     Switching,
     answer_row,
@@ -19,7 +21,7 @@ from incontext_linear.comparison.trial import (
     make_zoo,
     summarize,
 )
-from incontext_linear.comparison.verdict import domain_of_validity, over_seeds
+from incontext_linear.comparison.verdict import Verdict, domain_of_validity, over_seeds
 from incontext_linear.predictors import (
     GradientDescent,
     OnePassSGD,
@@ -140,6 +142,84 @@ def test_the_domain_ends_at_the_first_strength_that_is_not_explained():
     assert (row["low"], row["high"], row["holds_throughout"]) == (0.5, 2.0, False)
     assert row["least_explained"] == 0.5
     assert row["limit"] == 0.99
+
+
+def made_up(*survivors, near=("ridge", "sgd"), departures=()):
+    """A verdict on ridge and SGD; the one that does not survive left the learner under a shift."""
+    ruled_out = {
+        name: Evidence(name, "condition", "input_scale", 2.0, 3, "", 9.0, 8.0, 10.0)
+        for name in ("ridge", "sgd")
+        if name not in survivors
+    }
+    empty = pd.DataFrame()
+    members = {"ridge": "ridge regression", "sgd": "one-pass SGD"}
+    return Verdict(
+        survivors=survivors,
+        ruled_out=ruled_out,
+        near_home=near,
+        nearest_home="ridge",
+        members=members,
+        numbers=empty,
+        domain=empty,
+        nobody=(),
+        departures=departures,
+        separated=1.0,
+        explained_at_home=1.0,
+        thresholds=Thresholds(),
+    )
+
+
+BOTH, RIDGE, SGD, NOBODY = made_up("ridge", "sgd"), made_up("ridge"), made_up("sgd"), made_up()
+
+
+def test_over_seeds_survivors_names_and_who_is_near_are_counted_apart():
+    table = over_seeds([BOTH, RIDGE, made_up(near=("sgd",))]).set_index("candidate")
+    counts = table[["survives", "named", "near_at_home", "seeds"]]
+    assert list(counts.loc["ridge"]) == [2, 2, 2, 3]
+    assert list(counts.loc["sgd"]) == [1, 0, 3, 3]  # a survivor, but not the simplest
+
+
+@pytest.mark.parametrize(
+    ("truth", "verdict", "strict", "lenient", "wrong"),
+    [
+        (("ridge",), RIDGE, True, True, False),
+        (("least_squares", "ridge"), RIDGE, True, True, False),
+        (("sgd",), BOTH, False, True, False),
+        (("sgd",), RIDGE, False, False, True),
+        (("sgd",), NOBODY, False, False, False),
+        ((), NOBODY, True, True, False),
+        ((), RIDGE, False, False, True),
+    ],
+)
+def test_an_answer_is_right_strictly_or_leniently_or_names_a_wrong_family(
+    truth, verdict, strict, lenient, wrong
+):
+    row = answer_row(KnownLearner("known", truth, Ridge(1.0), 0.01), verdict)
+    assert (row["strict"], row["lenient"], row["wrong"]) == (strict, lenient, wrong)
+    assert row["truth"] == (truth[0] if truth else NONE)
+
+
+def test_an_answer_says_what_ruled_out_the_truth_and_whether_a_shift_speaks_against_it():
+    known = KnownLearner("known", ("sgd",), Ridge(1.0), 0.01)
+    wrong = answer_row(known, made_up("ridge", departures=(("input_scale", 2.0),)))
+    assert "input scale 2" in str(wrong["evidence"])
+    assert not wrong["confidently"]
+    right = answer_row(known, SGD)
+    assert right["evidence"] == ""
+    assert right["confidently"]
+
+
+def test_truths_are_counted_against_the_names_they_were_given():
+    given = [("ridge", RIDGE), ("ridge", BOTH), ("ridge", SGD), ("sgd", NOBODY), (None, NOBODY)]
+    answers = [
+        answer_row(KnownLearner("known", (truth,) if truth else (), Ridge(1.0), 0.01), verdict)
+        for truth, verdict in given
+    ]
+    counts = confusion_matrix(pd.DataFrame(answers))
+    assert counts.loc["ridge"].to_dict() == {"ridge": 2, "sgd": 1, NONE: 0}
+    for truth in ("sgd", NONE):
+        assert counts.loc[truth].to_dict() == {"ridge": 0, "sgd": 0, NONE: 1}
+    assert counts.to_numpy().sum() == len(given)
 
 
 @pytest.mark.slow
