@@ -2,9 +2,9 @@
 
 Reads a finished sweep over the axis ``architecture`` (by default ``length``) and writes
 
-- ``--table``: a row a training (of so many ``steps`` on prompts of ``trained`` examples) and number
-  of examples seen k: SPD to least squares as a share of Var(y), the nearest algorithm and SPD to
-  it, and for one layer of linear attention the share that its optimum has, which is known;
+- ``--table``: a row a training (of so many ``steps`` on prompts of ``trained`` examples), a column
+  for each number of examples seen k: SPD to least squares as a share of Var(y); and ``nearest``,
+  the nearest algorithm after the longest prompt;
 - ``--figure``: the curves against k;
 - to the terminal, the Markdown table of `summary`.
 
@@ -56,51 +56,62 @@ LENGTHS = (1, 2, 3, 4)
 """Prompts of so many times the training's length n are tabulated; the last query has seen one
 example less."""
 KEYS = ["architecture", "steps"]
+TRAINING = [*KEYS, "seed", "trained", "dim", "nearest"]
 HOLDS = 2.0
 """A learner holds as long as it is no further off than so many times its distance at k = n − 1."""
 
 
 def exact_shares(task: TaskConfig, longest: int) -> pd.Series:
-    """Risk over Var(y) at every k < ``longest`` of the one gradient step that is best on the mean
-    of the task's prefixes, the optimum of one layer of linear attention; index k.
+    """Risk over Var(y) at every k from d on, below ``longest``, of the one gradient step that is
+    best on the mean of the task's prefixes: the optimum of one layer of linear attention.
 
-    Without noise, and from k = d on, least squares is right, so this is also SPD to it; elsewhere
-    NaN.
+    Without noise least squares is right there, so this is also SPD to it.
     """
     moments = TaskMoments.of(task)
     step = OptimalStep(task).step
     risks = step_risk(step, moments, prefix_scales(longest, "examples")) / moments.labels
-    shares = pd.Series(risks.numpy(), index=range(longest))
-    return shares.where((shares.index >= task.dim) & (task.noise_std == 0))
+    return pd.Series(risks.numpy(), index=range(longest)).loc[task.dim :]
 
 
 def curves(sweep: Path) -> Iterator[pd.DataFrame]:
-    """The rows of every variant that is done, from one example seen on."""
+    """The rows of every variant that is done, one a number of examples seen, from one on.
+
+    Raises:
+        ValueError: if a variant's labels have noise, so that least squares is not right.
+    """
     for file in sorted(sweep.rglob("variant.json")):
         record = json.loads(file.read_text())
         if record["status"] != "done":
             continue
         task = TaskConfig.model_validate(record["parameters"]["task"])
+        if task.noise_std:
+            raise ValueError(f"{file}: task.noise_std={task.noise_std}; allowed here: 0")
         spd = pd.read_parquet(file.parent / "08_reporting" / "spd_curves.parquet")
-        variance = float(TaskMoments.of(task).labels)
-        wide = spd.pivot(index="examples_seen", columns="predictor", values="mean") / variance
-        wide = wide.loc[1:]
-        longest = int(wide.index.max()) + 1
-        model = record["parameters"]["model"]
-        single = model.get("type") == "linear_attention" and model["num_layers"] == 1
+        shares = spd.pivot(index="examples_seen", columns="predictor", values="mean").loc[1:]
+        shares /= float(TaskMoments.of(task).labels)
         yield pd.DataFrame(
             {
                 "architecture": record["axes"]["architecture"],
                 "steps": record["parameters"]["training"]["num_steps"],
                 "seed": record["seed"],
                 "trained": task.num_examples,
-                "spd_to_ols": wide["ols"],
-                "exact": exact_shares(task, longest) if single else np.nan,
-                "nearest": wide.idxmin(axis=1),
-                "spd_to_nearest": wide.min(axis=1),
-            },
-            index=wide.index,
+                "dim": task.dim,
+                "nearest": shares.iloc[-1].idxmin(),
+                "spd_to_ols": shares["ols"],
+            }
         ).reset_index()
+
+
+def write(table: pd.DataFrame, path: Path) -> None:
+    """A row a training."""
+    wide = table.pivot(index=TRAINING, columns="examples_seen", values="spd_to_ols")
+    wide.to_csv(path, float_format="%.4g")
+
+
+def read(path: Path) -> pd.DataFrame:
+    """What `write` wrote, a row a training and number of examples seen."""
+    table = pd.read_csv(path).melt(TRAINING, var_name="examples_seen", value_name="spd_to_ols")
+    return table.dropna(subset="spd_to_ols").astype({"examples_seen": int})
 
 
 def holds_until(rows: pd.DataFrame) -> int:
@@ -149,14 +160,13 @@ def _record(rows: pd.DataFrame, mean: pd.DataFrame) -> dict[str, Any]:
     """One row of `summary`."""
     name, steps, trained = rows[["architecture", "steps", "trained"]].iloc[0]
     seen = [times * trained - 1 for times in LENGTHS]
-    nearest = rows[rows["examples_seen"] == seen[-1]]["nearest"].value_counts()
+    nearest = rows.groupby("seed")["nearest"].first().value_counts()
     until = [holds_until(one) for _, one in rows.groupby("seed")]
     return (
         {"architecture": NAMES.get(name, name), "steps": steps, "seeds": rows["seed"].nunique()}
         | {f"k = {k}": _cell(mean.loc[k]) if k in mean.index else "–" for k in seen}
         | {
-            f"nearest at k = {seen[-1]}": ", ".join(f"{n} ({c})" for n, c in nearest.items())
-            or "–",
+            "nearest there": ", ".join(f"{name} ({count})" for name, count in nearest.items()),
             "holds until k": ", ".join(map(str, sorted(until))),
         }
     )
@@ -190,6 +200,8 @@ def draw(table: pd.DataFrame) -> Figure:
                 t[(t["architecture"] == name) & (t["steps"] == steps)] for t in (table, mean)
             )
             _draw_one(axes, rows, own, color, NAMES.get(name, name))
+            if name == "linear_attention" and len(rows):
+                _draw_optimum(axes, rows)
         axes.axvline(trained - 1, color=MUTED, linewidth=0.9, linestyle=":")
         axes.set_yscale("log")
         prepare_axes(axes, f"{title}, {steps:,} steps", "examples seen, k", "SPD to OLS / Var(y)")
@@ -199,15 +211,20 @@ def draw(table: pd.DataFrame) -> Figure:
 
 
 def _draw_one(axes: Axes, rows: pd.DataFrame, mean: pd.DataFrame, color: str, label: str) -> None:
-    """One architecture's curves, and its optimum where that is known."""
+    """One architecture's curves: the mean, and every training."""
     own = mean.sort_values("position")
     axes.plot(own["position"], own["mean"], color=color, linewidth=1.8, label=label)
     for _, one in rows.groupby("seed"):
         axes.plot(one["examples_seen"], one["spd_to_ols"], color=color, linewidth=0.5, alpha=0.6)
-    exact = rows.drop_duplicates("examples_seen").dropna(subset="exact")
-    if len(exact):
-        look = {"color": INK, "linestyle": "--", "linewidth": 1.2}
-        axes.plot(exact["examples_seen"], exact["exact"], label="its optimum, exactly", **look)
+
+
+def _draw_optimum(axes: Axes, rows: pd.DataFrame) -> None:
+    """What linear attention has if it is the best step on its training's prompts."""
+    dim, trained = (int(rows[name].iloc[0]) for name in ("dim", "trained"))
+    task = TaskConfig(dim=dim, num_examples=trained)
+    exact = exact_shares(task, int(rows["examples_seen"].max()) + 1)
+    look = {"color": INK, "linestyle": "--", "linewidth": 1.2}
+    axes.plot(exact.index, exact, label="its optimum, exactly", **look)
 
 
 def main() -> None:
@@ -222,8 +239,8 @@ def main() -> None:
         found = list(curves(arguments.sweep))
         if not found:
             parser.error(f"{arguments.sweep}: no variant is done; run `kedro sweep run length`")
-        pd.concat(found).to_csv(arguments.table, index=False, float_format="%.4g")
-    table = pd.read_csv(arguments.table)
+        write(pd.concat(found), arguments.table)
+    table = read(arguments.table)
     draw(table).savefig(arguments.figure, dpi=85)
     print(markdown(summary(table)))
 
