@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from incontext_linear.figures.style import (
+    PALETTE,
     draw_curve,
     layer_axis,
     legend_beside,
@@ -21,6 +22,7 @@ from incontext_linear.figures.words import algorithm_name
 CURVES = ("SPD", "ILWD", "squared error", "R²")
 LAYERS = (
     "probe error",
+    "selectivity",
     "causality",
     "nearest steps",
     "filters",
@@ -28,8 +30,12 @@ LAYERS = (
     "variable found",
 )
 LOGARITHMIC = ("SPD", "ILWD", "squared error", "nearest steps")
+REACHED = ("R²", "selectivity", "causality", "share of the counterfactual", "variable found")
+"""Where what is asked is how much is reached somewhere; elsewhere it is how little is left."""
+SHARES = ("share of the counterfactual",)
+"""Shares of a variance, which may be far below 0 where nothing is found."""
 MOST = 8
-"""Series of one panel at most: those with the smallest means, or the first ones."""
+"""Series of one panel at most: those that reach most, or that leave least."""
 
 
 def plot_curves(means: pd.DataFrame, singles: pd.DataFrame, sweep: str) -> Figure:
@@ -60,9 +66,11 @@ def _plot(
             table[(table["measure"] == measure) & (table["point"] == point)]
             for table in (means, singles)
         )
-        _draw(axes, mean, single)
+        _draw(axes, mean, single, measure)
         if measure in LOGARITHMIC:
             log_scale(axes)
+        if measure in SHARES:
+            axes.set_ylim(max(axes.get_ylim()[0], -1.0), 1.05)
         layer_axis(axes)
         over = mean["over"].iloc[0]
         prepare_axes(axes, f"{measure} {point}".strip(), x, f"mean, interval over {over}")
@@ -72,10 +80,15 @@ def _plot(
     return figure
 
 
-def _draw(axes: Axes, mean: pd.DataFrame, single: pd.DataFrame) -> None:
+def _draw(axes: Axes, mean: pd.DataFrame, single: pd.DataFrame, measure: str) -> None:
     shown = without_diverged(mean)
-    order = shown.groupby("series", sort=False)["mean"].mean().nsmallest(MOST).index
+    groups = shown.groupby("series", sort=False)["mean"]
+    order = (groups.max().nlargest if measure in REACHED else groups.mean().nsmallest)(MOST).index
     looks = styles(map(str, order))
+    if measure in LAYERS:  # no algorithms: told apart here, and nowhere else
+        looks = {
+            name: {"color": color} for name, color in zip(sorted(looks), PALETTE, strict=False)
+        }
     for series in order:
         rows = shown[shown["series"] == series].sort_values("position")
         look, label = looks[str(series)], algorithm_name(str(series))

@@ -28,3 +28,26 @@ def test_causal_variables_over_seeds_are_read_and_drawn():
     single = pd.DataFrame(rows).assign(seed=0)
     means = pd.DataFrame(rows).assign(low=0.4, high=0.6, seeds=1, over="prompts")
     assert len(plot_layers(means, single, "variables").axes) == 2
+
+
+def test_of_many_causal_variables_those_that_reach_most_are_drawn():
+    """Ten of which one is used: it was the one left out when the smallest means were drawn."""
+    rows = [
+        {
+            "measure": "share of the counterfactual",
+            "point": "",
+            "series": f"model {number}",
+            "position": layer,
+            "mean": 0.9 if number == 9 and layer == 2 else -0.1 * number,
+        }
+        for number in range(10)
+        for layer in (1, 2)
+    ]
+    single = pd.DataFrame(rows).assign(seed=0)
+    means = pd.DataFrame(rows).assign(low=-1.0, high=1.0, seeds=5, over="seeds")
+    (axes,) = plot_layers(means, single, "variables").axes
+    named = [str(text.get_text()) for text in axes.get_legend().get_texts()]
+    assert "model 9" in named
+    assert len(named) == 8
+    colors = {line.get_color() for line in axes.get_lines()}
+    assert len(colors) == 8
