@@ -46,7 +46,7 @@ def test_of_many_causal_variables_those_that_reach_most_are_drawn():
     single = pd.DataFrame(rows).assign(seed=0)
     means = pd.DataFrame(rows).assign(low=-1.0, high=1.0, seeds=5, over="seeds")
     (axes,) = plot_layers(means, single, "variables").axes
-    named = [str(text.get_text()) for text in axes.get_legend().get_texts()]
+    named = axes.get_legend_handles_labels()[1]
     assert "model 9" in named
     assert len(named) == 8
     colors = {line.get_color() for line in axes.get_lines()}
