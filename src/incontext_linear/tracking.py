@@ -4,6 +4,7 @@ import atexit
 import json
 import logging
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,7 +104,7 @@ class Tracking(MlflowHook):
         # Which runner is no fact about the run: results do not depend on it, and its name is a
         # memory address.
         run_params = {name: value for name, value in run_params.items() if name != "runner"}
-        with _born_with(born_with), _system_metrics(not variant):
+        with _born_with(born_with), _system_metrics(not variant), _outside_notebooks():
             super().before_pipeline_run(run_params, pipeline, catalog)
         if self.run_id is None:
             return
@@ -204,6 +205,21 @@ def _system_metrics(wanted: bool) -> Iterator[None]:
         yield
     finally:
         mlflow.disable_system_metrics_logging()
+
+
+@contextmanager
+def _outside_notebooks() -> Iterator[None]:
+    """Where nothing has imported IPython, MLflow need not, a second long, to see that a run that
+    begins in the block is no notebook's: for it, IPython is not installed.
+    """
+    if "IPython" in sys.modules:
+        yield
+        return
+    sys.modules["IPython"] = None  # pyright: ignore[reportArgumentType]
+    try:
+        yield
+    finally:
+        del sys.modules["IPython"]
 
 
 @contextmanager

@@ -1,16 +1,19 @@
 import errno
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
 from kedro.io import DatasetError
+from mlflow.utils.databricks_utils import is_running_in_ipython_environment
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
 from incontext_linear.config import TaskConfig
 from incontext_linear.hooks import ProjectChecks
 from incontext_linear.phase_diagram.variants import PhaseDiagramError
 from incontext_linear.progress import training_progress
-from incontext_linear.tracking import _fields, absolute_sqlite
+from incontext_linear.tracking import _fields, _outside_notebooks, absolute_sqlite
 from incontext_linear.training import Progress, TrainingDivergedError
 
 
@@ -73,3 +76,26 @@ def test_after_a_resume_a_log_file_gets_a_line_at_every_tenth_of_the_training(ca
         for step in range(700, 1001, 10):  # gone on from step 690
             report(Progress(step, 1.0, 1.0, 0.1))
     assert [record.args[0] for record in caplog.records] == [700, 800, 900, 1000]
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_mlflow_does_not_load_ipython_to_see_that_a_run_is_no_notebooks(monkeypatch, raises):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "IPython"]:
+        monkeypatch.delitem(sys.modules, name)
+    try:
+        with _outside_notebooks():
+            assert not is_running_in_ipython_environment()
+            assert not any(name.startswith("IPython.") for name in sys.modules)
+            if raises:
+                raise KeyError
+    except KeyError:
+        pass
+    assert "IPython" not in sys.modules
+
+
+def test_in_a_notebook_mlflow_sees_it(monkeypatch):
+    loaded = SimpleNamespace(get_ipython=lambda: "a shell")
+    monkeypatch.setitem(sys.modules, "IPython", loaded)
+    with _outside_notebooks():
+        assert is_running_in_ipython_environment()
+    assert sys.modules["IPython"] is loaded
