@@ -6,7 +6,7 @@ tables and tensors that take the place of the old ones only once they are writte
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,7 @@ from incontext_linear.logged_learner import NAME, Kept, fetch_learner, log_learn
 from incontext_linear.tables import (
     MetricHistories,
     Predictions,
+    names_in_order,
     read_predictions,
     write_predictions,
 )
@@ -281,6 +282,30 @@ class CurvesDataset(AtomicParquetDataset):
         return PlotlyPreview(json.loads(curves([Panel(drawn, **self._chart)]).to_json() or ""))
 
 
+class SavedPredictions(Mapping[str, Tensor]):
+    """Predictions (B, n), float64, that are in a file: memory holds those that are in use.
+
+    Args:
+        path: where `write_predictions` wrote them.
+        names: the predictors, in order.
+    """
+
+    def __init__(self, path: Path, names: list[str]):
+        self._path, self._names = path, names
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        with _read(self._path):
+            return read_predictions(self._path, name)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
 class PredictionsDataset(AtomicParquetDataset):
     """Predictions (B, n) by predictor, in memory tensors; on disk the tidy Parquet table, which is
     written and read in pieces: as a whole it takes many times the tensors' memory.
@@ -288,10 +313,12 @@ class PredictionsDataset(AtomicParquetDataset):
     Arguments as of `AtomicParquetDataset`.
     """
 
-    def load(self) -> dict[str, Tensor]:
-        """The tensors, float64, in the table's order."""
-        with _read(self._filepath):
-            return read_predictions(Path(self._get_load_path()))
+    def load(self) -> Predictions:
+        """The tensors, float64, in the table's order; each is read when it is asked for."""
+        path = Path(self._get_load_path())
+        with _read(path):
+            names = names_in_order(path)
+            return read_predictions(path) if names is None else SavedPredictions(path, names)
 
     def save(self, data: Predictions) -> None:
         """Write to a file beside the target, which then takes its place."""

@@ -89,25 +89,50 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
                 writer.write_table(pa.table({"predictor": names, **columns}, schema), count)
 
 
-def read_predictions(path: Path) -> dict[str, Float[Tensor, "batch example"]]:
+def names_in_order(path: Path) -> list[str] | None:
+    """The predictors of what `write_predictions` wrote; None of a table that was written whole, in
+    which to look for one predictor is to read all.
+    """
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        if not _is_ordered(file):
+            return None
+        groups = range(file.num_row_groups)
+        return list(dict.fromkeys(_statistics(file, group, "predictor").min for group in groups))
+
+
+def read_predictions(
+    path: Path, only: str | None = None
+) -> dict[str, Float[Tensor, "batch example"]]:
     """What `write_predictions` wrote, float64, row group after row group.
 
     A tidy table of predictions that was written whole is read as well, whatever its order; a
     prediction that it lacks is NaN.
+
+    Args:
+        path: the file.
+        only: a predictor whose row groups alone are read, of a file whose `names_in_order` it is
+            among.
     """
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path, read_dictionary=["predictor"]) as file:
         shape = tuple(_largest(file, column) + 1 for column in ("prompt", "examples_seen"))
-        ordered = _ORDERED.items() <= (file.schema_arrow.metadata or {}).items()
-        return (_read_ordered if ordered else _read_any)(file, shape)
+        return _read_ordered(file, shape, only) if _is_ordered(file) else _read_any(file, shape)
 
 
-def _read_ordered(file: Any, shape: tuple[int, ...]) -> dict[str, Tensor]:
+def _is_ordered(file: Any) -> bool:
+    return _ORDERED.items() <= (file.schema_arrow.metadata or {}).items()
+
+
+def _read_ordered(file: Any, shape: tuple[int, ...], only: str | None) -> dict[str, Tensor]:
     """Row groups of one predictor each, whose prompts their statistics tell."""
     found: dict[str, Tensor] = {}
     for group in range(file.num_row_groups):
         name, first = (_statistics(file, group, column).min for column in ("predictor", "prompt"))
+        if only not in (None, name):
+            continue
         values = torch.tensor(file.read_row_group(group, ["prediction"]).column(0).to_numpy())
         values = values.view(-1, shape[1])
         if name not in found:

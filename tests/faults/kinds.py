@@ -63,8 +63,14 @@ def interrupted_badly(process: subprocess.Popen, output: str, number: int) -> st
     if process.returncode not in (0, 130, -number):
         return f"exit status {process.returncode}: {output[-300:]}"
     if "Traceback" in output and process.returncode != -signal.SIGINT:
-        return f"a traceback: {output[-600:]}"
+        return traceback_in(output)
     return None
+
+
+def traceback_in(output: str) -> str:
+    """The first traceback of an output, cut in the middle if it is long."""
+    words = " ".join(output[output.index("Traceback") :].split()).replace("\u2500", "")
+    return f"a traceback: {words if len(words) < 3000 else words[:1000] + ' … ' + words[-2000:]}"
 
 
 def children(process: subprocess.Popen) -> list[psutil.Process]:
@@ -146,7 +152,9 @@ def refused_badly(result: Outcome, *names: str) -> str | None:
     """What is wrong with how a command ended that cannot be carried out."""
     if result.returncode not in (1, 2):
         return f"exit status {result.returncode}: {result.says[-300:]}"
-    if "Traceback" in result.output or result.output.count("Error: ") != 1:
+    if "Traceback" in result.output:
+        return traceback_in(result.output)
+    if result.output.count("Error: ") != 1:
         return f"not one line: {result.says[-600:]}"
     missing = [name for name in names if name not in result.output]
     return f"{missing} not named: {result.says[-300:]}" if missing else None
@@ -249,7 +257,7 @@ def full_disk(lab: Laboratory) -> str | None:
     result = kedro_process(lab.project, *RUN, "--params", "seed=1", preexec_fn=limit)
     after = files(lab.project)
     if result.returncode and "Traceback" in result.output:
-        return f"a traceback at {size} bytes: {result.says[-600:]}"
+        return f"at {size} bytes, {traceback_in(result.output)}"
     if list((lab.project / "data").rglob(".*.tmp*")):
         return "temporary files are left"
     if any(path not in after for path in before):
@@ -318,7 +326,7 @@ def disturbed_sweep(lab: Laboratory, disturb: Callable[[Laboratory, subprocess.P
         return problem
     output, _ = process.communicate(timeout=600)
     if "Traceback" in output and process.returncode != -signal.SIGINT:
-        return f"a traceback: {output[-600:]}"
+        return traceback_in(output)
     _, alive = psutil.wait_procs(below, timeout=60)
     if any(child.status() != psutil.STATUS_ZOMBIE for child in alive):
         return "processes are left"

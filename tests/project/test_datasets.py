@@ -1,6 +1,7 @@
 """What a failed write leaves behind: the old file, and nothing else."""
 
 import inspect
+import pickle
 
 import pandas as pd
 import pytest
@@ -18,6 +19,8 @@ from incontext_linear.datasets import (
     CheckpointsDataset,
     CurvesDataset,
     LearnerDataset,
+    PredictionsDataset,
+    SavedPredictions,
 )
 from incontext_linear.learner.saved import Learner
 from incontext_linear.learner.transformer import Transformer
@@ -137,3 +140,19 @@ def test_kedro_viz_shows_a_table_of_curves_as_an_interactive_chart(tmp_path):
     curves = {trace["name"]: trace for trace in shown["data"] if trace.get("name")}
     assert list(curves) == ["least squares", "ridge, λ = 0.1"]
     assert inspect.signature(dataset.preview).return_annotation.__name__ == "PlotlyPreview"
+
+
+def test_predictions_are_read_one_by_one_in_their_order_also_in_another_process(tmp_path):
+    dataset = PredictionsDataset(filepath=str(tmp_path / "predictions.parquet"))
+    made: dict[str, torch.Tensor] = {
+        n: torch.randn(50, 4).double() for n in ("zebra", "ant", "a/b")
+    }
+    dataset.save(made)
+    found = pickle.loads(pickle.dumps(dataset.load()))
+    assert isinstance(found, SavedPredictions)
+    assert len(pickle.dumps(found)) < 1000  # a worker reads what it needs
+    assert list(found) == list(made)
+    assert "dog" not in found
+    with pytest.raises(KeyError):
+        found["dog"]
+    assert all(torch.equal(found[name], values) for name, values in made.items())

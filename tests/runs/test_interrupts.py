@@ -41,6 +41,16 @@ with quiet_start():
 """
 
 
+END = """
+import atexit, sys, time
+sys.argv[0] = "kedro"
+from incontext_linear.runs.interrupts import interruptible
+atexit.register(lambda: (print("ending", flush=True), time.sleep(30)))
+with interruptible(until_exit=True):
+    pass
+"""
+
+
 def start(program, *arguments):
     command = [sys.executable, "-c", program, *arguments]
     pipe = subprocess.PIPE
@@ -74,6 +84,15 @@ def test_ctrl_c_during_imports_is_one_line():
     output, error = process.communicate(timeout=30)
     assert (output, process.returncode) == ("", 130)
     assert error.strip() == "Interrupted before anything was begun."
+
+
+def test_ctrl_c_while_the_process_ends_by_itself_ends_it_without_a_traceback():
+    process = start(END)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ending\n"
+    process.send_signal(signal.SIGINT)
+    output, error = process.communicate(timeout=30)
+    assert (output, error, process.returncode) == ("", "", -signal.SIGINT)
 
 
 def interrupted(inside, after):

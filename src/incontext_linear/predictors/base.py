@@ -6,7 +6,12 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from incontext_linear.predictors.batching import check_prompts, check_queries, widen
+from incontext_linear.predictors.batching import (
+    check_prompts,
+    check_queries,
+    in_chunks_batch_last,
+    widen,
+)
 from incontext_linear.tasks import Xs, Ys
 
 
@@ -67,3 +72,32 @@ class LinearPredictor(ABC):
         check_prompts(xs, ys)
         check_queries(xs, queries)
         return (self.weights(widen(xs), widen(ys)) @ widen(queries).mT).to(xs.dtype)
+
+
+class BatchLastLinearPredictor(LinearPredictor):
+    """A linear predictor that fits a chunk of prompts at a time, prompts along the last axis.
+
+    It predicts chunk by chunk too: weights, of which there are d times as many as predictions, are
+    then used where they are made, in the cache, and neither transposed nor put together.
+    """
+
+    @abstractmethod
+    def fit(
+        self, xs: Float[Tensor, "example dim batch"], ys: Float[Tensor, "example batch"]
+    ) -> Float[Tensor, "example dim batch"]:
+        """Fitted weights (n, d, B) of float64 prompts, entry k to the first k examples."""
+
+    def values_per_prompt(self, dim: int) -> int:
+        """How many float64 values of working memory a prompt takes."""
+        return dim**2
+
+    def weights(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch example dim"]:
+        """Fitted weights (B, n, d), as `LinearPredictor.weights` defines them."""
+        check_prompts(xs, ys)
+        return in_chunks_batch_last(self.fit, self.values_per_prompt(xs.shape[-1]), xs, ys)
+
+    def __call__(self, xs: Xs, ys: Ys) -> Ys:
+        """Predictions (B, n), as `Predictor` defines them."""
+        check_prompts(xs, ys)
+        size = self.values_per_prompt(xs.shape[-1])
+        return in_chunks_batch_last(lambda xs, ys: (self.fit(xs, ys) * xs).sum(1), size, xs, ys)

@@ -18,7 +18,7 @@ ALLOWED_DTYPES = (torch.float32, torch.float64)
 
 # Bytes of working memory in one chunk: what the cache of one CPU core holds, and enough to fill a
 # GPU.
-CPU_CHUNK_BYTES = 2**19
+CPU_CHUNK_BYTES = 2**20
 GPU_CHUNK_BYTES = 2**28
 
 

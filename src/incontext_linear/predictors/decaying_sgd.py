@@ -6,14 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from incontext_linear.predictors.base import LinearPredictor
-from incontext_linear.predictors.batching import check_prompts, in_chunks_batch_last
+from incontext_linear.predictors.base import BatchLastLinearPredictor
 from incontext_linear.predictors.validation import Number, check_real
-from incontext_linear.tasks import Xs, Ys
 
 
 @dataclass(frozen=True)
-class DecayingSGD(LinearPredictor):
+class DecayingSGD(BatchLastLinearPredictor):
     """One pass over the examples, of which the t-th moves w by 2α t^(−ρ) x_t(y_t − x_tᵀw).
 
     With ρ = 0 it is `OnePassSGD`; ρ in (1/2, 1] is what convergence under noise asks for.
@@ -34,14 +32,14 @@ class DecayingSGD(LinearPredictor):
         check_real("step_size", self.step_size, positive=True)
         check_real("decay", self.decay)
 
-    def weights(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch example dim"]:
-        """Fitted weights (B, n, d), as `LinearPredictor.weights` defines them."""
-        check_prompts(xs, ys)
-        return in_chunks_batch_last(self._fit, 8 * xs.shape[-1], xs, ys)
+    def values_per_prompt(self, dim: int) -> int:
+        """A few vectors."""
+        return 8 * dim
 
-    def _fit(
+    def fit(
         self, xs: Float[Tensor, "example dim batch"], ys: Float[Tensor, "example batch"]
     ) -> Float[Tensor, "example dim batch"]:
+        """As `BatchLastLinearPredictor.fit`."""
         fitted = [torch.zeros_like(xs[0])]
         for t, (x, y) in enumerate(zip(xs[:-1], ys[:-1], strict=True), start=1):
             residual = y - (x * fitted[-1]).sum(0)

@@ -6,21 +6,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from incontext_linear.predictors.base import LinearPredictor
+from incontext_linear.predictors.base import BatchLastLinearPredictor
 from incontext_linear.predictors.batching import (
-    check_prompts,
-    in_chunks,
-    in_chunks_batch_last,
-    moments_before,
     normal_equations_batch_last,
     symmetric_product,
 )
 from incontext_linear.predictors.validation import Number, check_real, check_steps
-from incontext_linear.tasks import Xs, Ys
 
 
 @dataclass(frozen=True)
-class GradientDescent(LinearPredictor):
+class GradientDescent(BatchLastLinearPredictor):
     """Full-batch descent on ‖Xw − y‖² + λ‖w‖²: w ← w − 2α(XᵀXw − Xᵀy + λw), num_steps times.
 
     Cost: O(B n d) time for one step, O(B n d² num_steps) for more; memory O(B n d), and O(d²) a
@@ -44,22 +39,16 @@ class GradientDescent(LinearPredictor):
         check_steps(self.num_steps)
         check_real("penalty", self.penalty)
 
-    def weights(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch example dim"]:
-        """Fitted weights (B, n, d), as `LinearPredictor.weights` defines them."""
-        check_prompts(xs, ys)
-        if self.num_steps > 1:
-            return in_chunks_batch_last(self._descend, xs.shape[-1] ** 2, xs, ys)
-        return in_chunks(self._first_step, xs.shape[1] * xs.shape[2], xs, ys)
-
-    def _first_step(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch example dim"]:
-        if self.num_steps == 0:
-            return torch.zeros_like(xs)
-        return 2 * self.step_size * moments_before(xs, ys)
-
-    def _descend(
+    def fit(
         self, xs: Float[Tensor, "example dim batch"], ys: Float[Tensor, "example batch"]
     ) -> Float[Tensor, "example dim batch"]:
+        """As `BatchLastLinearPredictor.fit`."""
         rate = 2 * self.step_size
+        if self.num_steps == 0:
+            return torch.zeros_like(xs)
+        if self.num_steps == 1:
+            moments = (xs[:-1] * ys[:-1, None]).cumsum(0)
+            return rate * torch.cat((torch.zeros_like(xs[:1]), moments))
         kept = 1 - rate * self.penalty
         fitted = []
         for gram, moment in normal_equations_batch_last(xs, ys):
@@ -72,7 +61,7 @@ class GradientDescent(LinearPredictor):
 
 
 @dataclass(frozen=True)
-class OnePassSGD(LinearPredictor):
+class OnePassSGD(BatchLastLinearPredictor):
     """One pass over the examples: w ← w − 2α(x xᵀw − x y + λw) (paper, Theorem 1).
 
     Cost: O(B n d) time and memory.
@@ -92,14 +81,14 @@ class OnePassSGD(LinearPredictor):
         check_real("step_size", self.step_size, positive=True)
         check_real("penalty", self.penalty)
 
-    def weights(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch example dim"]:
-        """Fitted weights (B, n, d), as `LinearPredictor.weights` defines them."""
-        check_prompts(xs, ys)
-        return in_chunks_batch_last(self._fit, 8 * xs.shape[-1], xs, ys)
+    def values_per_prompt(self, dim: int) -> int:
+        """A few vectors."""
+        return 8 * dim
 
-    def _fit(
+    def fit(
         self, xs: Float[Tensor, "example dim batch"], ys: Float[Tensor, "example batch"]
     ) -> Float[Tensor, "example dim batch"]:
+        """As `BatchLastLinearPredictor.fit`."""
         rate, kept = 2 * self.step_size, 1 - 2 * self.step_size * self.penalty
         fitted = [torch.zeros_like(xs[0])]
         for x, y in zip(xs[:-1], ys[:-1], strict=True):

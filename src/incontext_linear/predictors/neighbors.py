@@ -7,7 +7,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from incontext_linear.predictors.batching import check_prompts, check_queries, in_chunks_batch_last
+from incontext_linear.predictors.batching import (
+    check_prompts,
+    check_queries,
+    in_chunks_batch_last,
+    needs_grad,
+)
 from incontext_linear.predictors.validation import check_choice, check_integer
 from incontext_linear.tasks import Xs, Ys
 
@@ -68,7 +73,7 @@ class NearestNeighbors:
         predictions = [torch.zeros_like(ys[0])]
         for k in range(1, len(xs)):
             nearest = nearest.show(_squared_distances(xs[k:].detach(), xs[k - 1].detach()), k - 1)
-            predictions.append(self._average(nearest.of_first().examples(k), xs[k], xs, ys))
+            predictions.append(self._average(nearest.of_first().known(k), xs[k], xs, ys))
             nearest = nearest.without_first()
         return torch.stack(predictions)
 
@@ -82,24 +87,27 @@ class NearestNeighbors:
         predictions = [torch.zeros_like(queries[:, 0])]
         for k in range(1, len(xs)):
             nearest = nearest.show(_squared_distances(queries.detach(), xs[k - 1].detach()), k - 1)
-            predictions.append(self._average(nearest.examples(k), queries, xs, ys))
+            predictions.append(self._average(nearest.known(k), queries, xs, ys))
         return torch.stack(predictions)
 
     def _average(
         self,
-        examples: Int[Tensor, "place *query batch"],
+        nearest: "_Nearest",
         queries: Float[Tensor, "*query dim batch"],
         xs: Float[Tensor, "example dim batch"],
         ys: Float[Tensor, "example batch"],
     ) -> Float[Tensor, "*query batch"]:
         """The prediction from those examples that are nearest to the queries."""
+        examples = nearest.examples()
         chosen = examples.flatten(0, -2)
         near_ys = ys.gather(0, chosen).view(examples.shape)
         if self.weights == "uniform":
             return near_ys.mean(0)
-        near_xs = xs.gather(0, chosen[:, None].expand(-1, xs.shape[1], -1))
-        near_xs = near_xs.view(*examples.shape[:-1], *xs.shape[1:])
-        squared = _squared_distances(near_xs, queries)
+        squared = nearest.squared_distances()
+        if needs_grad(xs, queries):  # which they have lost
+            near_xs = xs.gather(0, chosen[:, None].expand(-1, xs.shape[1], -1))
+            near_xs = near_xs.view(*examples.shape[:-1], *xs.shape[1:])
+            squared = _squared_distances(near_xs, queries)
         here = squared == 0
         inverse = torch.where(here, 1.0, squared).rsqrt()
         weights = torch.where(here.any(0), here.to(inverse.dtype), inverse)
@@ -149,10 +157,18 @@ class _Nearest:
                 new = torch.maximum(held, new)
         return _Nearest(keys, self.place_bits)
 
-    def examples(self, examples_seen: int) -> Int[Tensor, "place *query batch"]:
-        """The places in the prompt of the nearest examples; all, while fewer have been seen."""
-        known = torch.stack(self.keys[:examples_seen])
-        return known.view(torch.int64) & self.place_bits
+    def known(self, examples_seen: int) -> "_Nearest":
+        """Without places that are still empty, while fewer examples have been seen."""
+        return _Nearest(self.keys[:examples_seen], self.place_bits)
+
+    def examples(self) -> Int[Tensor, "place *query batch"]:
+        """The places in the prompt of the nearest examples."""
+        return torch.stack(self.keys).view(torch.int64) & self.place_bits
+
+    def squared_distances(self) -> Float[Tensor, "place *query batch"]:
+        """Those of the nearest examples, but for the bits that their places took."""
+        bits = torch.stack(self.keys).view(torch.int64) & ~self.place_bits
+        return bits.view(self.keys[0].dtype)
 
     def of_first(self) -> "_Nearest":
         return _Nearest([row[0] for row in self.keys], self.place_bits)

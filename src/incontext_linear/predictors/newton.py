@@ -6,12 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from incontext_linear.predictors.base import LinearPredictor
+from incontext_linear.predictors.base import BatchLastLinearPredictor, LinearPredictor
 from incontext_linear.predictors.batching import (
     check_prompts,
     grams_before,
     in_chunks,
-    in_chunks_batch_last,
     moments_before,
     needs_grad,
     normal_equations_batch_last,
@@ -26,7 +25,7 @@ STEPS_BEFORE_STOPPING = 20
 
 
 @dataclass(frozen=True)
-class IterativeNewton(LinearPredictor):
+class IterativeNewton(BatchLastLinearPredictor):
     """Newton's iteration M ← 2M − M S M on S = XᵀX from M = S/‖S‖², then w = M Xᵀy (Fu et al.
     2023).
 
@@ -57,13 +56,18 @@ class IterativeNewton(LinearPredictor):
 
     def weights(self, xs: Xs, ys: Ys) -> Float[Tensor, "batch example dim"]:
         """Fitted weights (B, n, d), as `LinearPredictor.weights` defines them."""
-        check_prompts(xs, ys)
-        num_examples, dim = xs.shape[1:]
         if self.num_steps <= STEPS_BEFORE_STOPPING:
-            return in_chunks_batch_last(self._multiply, dim**2, xs, ys)
-        return in_chunks(self._iterate, num_examples * dim**2, xs, ys)
+            return super().weights(xs, ys)
+        check_prompts(xs, ys)
+        return in_chunks(self._iterate, xs.shape[1] * xs.shape[2] ** 2, xs, ys)
 
-    def _multiply(
+    def __call__(self, xs: Xs, ys: Ys) -> Ys:
+        """Predictions (B, n), as `Predictor` defines them."""
+        if self.num_steps <= STEPS_BEFORE_STOPPING:
+            return super().__call__(xs, ys)
+        return LinearPredictor.__call__(self, xs, ys)
+
+    def fit(
         self, xs: Float[Tensor, "example dim batch"], ys: Float[Tensor, "example batch"]
     ) -> Float[Tensor, "example dim batch"]:
         """S/‖S‖² (I + R)(I + R²)…(I + R^(2^(m−1))) Xᵀy, R = I − (S/‖S‖)²."""

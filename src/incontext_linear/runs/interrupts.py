@@ -31,7 +31,9 @@ def interruptible(*, until_exit: bool = False) -> Iterator[None]:
     ignored before (``nohup``) stays so.
 
     Args:
-        until_exit: leave the signals ignored after an interruption, since the process then ends.
+        until_exit: the process ends with the block. After an interruption the signals stay ignored;
+            otherwise Ctrl-C ends what is left of a command line at once, where an exception would
+            be raised in the middle of what libraries do at exit.
     """
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     if threading.current_thread() is not threading.main_thread() or _interrupt in before.values():
@@ -47,6 +49,8 @@ def interruptible(*, until_exit: bool = False) -> Iterator[None]:
             previous = {}
         raise
     finally:
+        if until_exit and previous.get(signal.SIGINT) and _is_command_line():
+            previous[signal.SIGINT] = signal.SIG_DFL
         for number, handler in previous.items():
             signal.signal(number, handler)
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, UInt
 
 _BLOCK = 2**22  # numbers of a block of resampling counts, as float64: 32 MiB
 _KEPT = 2**27  # counts that are kept between calls; more are drawn again, block by block
-_SAMPLES = 2**13  # whose counts, where kept, are multiplied together: BLAS likes it square
+_SAMPLES = 2**12  # whose counts, where kept, are multiplied together: BLAS likes it square
 
 
 @dataclass(frozen=True)
@@ -44,30 +44,35 @@ class Draws:
         self, values: Float[np.ndarray, "sample column"]
     ) -> Float[np.ndarray, "resample column"]:
         """Σ counts · values in every resample."""
-        return self.sums_and_counts(values, np.empty((0, 0), dtype=int))[0]
+        return self.sums_and_counts([values], np.empty((0, 0), dtype=int))[0]
 
     def sums_and_counts(
         self,
-        values: Float[np.ndarray, "sample column"],
+        values: Sequence[Float[np.ndarray, "sample ..."]],
         places: Int[np.ndarray, "row place"],
     ) -> tuple[Float[np.ndarray, "resample column"], Float[np.ndarray, "resample row place"]]:
-        """`sums`, and the counts of the samples at some places, of one draw."""
-        if len(values) != self.num_samples:
-            raise ValueError(
-                f"values has {len(values)} samples; allowed: {self.num_samples}, as drawn"
-            )
-        total = np.zeros((self.num_resamples, values.shape[1]))
+        """`sums` of arrays side by side, and the counts of the samples at some places."""
+        for part in values:
+            if len(part) != self.num_samples:
+                raise ValueError(
+                    f"values has {len(part)} samples; allowed: {self.num_samples}, as drawn"
+                )
+        total = np.zeros((self.num_resamples, sum(part.shape[1] for part in values)))
         found = np.empty((self.num_resamples, *places.shape))
         if not self._small:
+            columns = np.hstack(values)
             for rows, counts in self.blocks():
-                total[rows], found[rows] = counts @ values, counts[:, places]
+                total[rows], found[rows] = counts @ columns, counts[:, places]
             return total, found
         for rows, counts in _kept(self):
             found[rows] = counts[:, places]
+        wide = np.empty((self.num_resamples, min(self.num_samples, _SAMPLES)))
         for start in range(0, self.num_samples, _SAMPLES):
             some = slice(start, start + _SAMPLES)
-            counts = np.concatenate([block[:, some] for _, block in _kept(self)], dtype=float)
-            total += counts @ values[some]
+            columns = np.hstack([part[some] for part in values])
+            for rows, counts in _kept(self):
+                wide[rows, : len(columns)] = counts[:, some]
+            total += wide[:, : len(columns)] @ columns
         return total, found
 
     @property

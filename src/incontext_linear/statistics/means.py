@@ -48,7 +48,9 @@ def mean_interval(
     draws = sample_draws(len(values), bootstrap.num_resamples, seed)
     parts = [np.empty((6, 0))]
     for start in range(0, values.shape[1], COLUMNS_AT_ONCE):
-        some = np.clip(values[:, start : start + COLUMNS_AT_ONCE], -LARGEST, LARGEST).astype(float)
+        some = values[:, start : start + COLUMNS_AT_ONCE].astype(float, copy=False)
+        if max(np.fmax.reduce(some, axis=None), -np.fmin.reduce(some, axis=None)) > LARGEST:
+            some = np.clip(some, -LARGEST, LARGEST)
         parts.append(
             np.vstack((_mean_with_limits(some, draws, bootstrap), *_medians(some, bootstrap)))
         )
@@ -117,10 +119,12 @@ class Columns:
     def of(cls, values: Float[np.ndarray, "sample column"]) -> "Columns":
         """Scale each column, so that no square overflows and intervals scale with the values."""
         present = ~np.isnan(values)
-        filled = np.where(present, values.clip(-LARGEST, LARGEST), 0.0)
-        unit = np.abs(filled).max(0)
+        scaled = np.where(present, values, 0.0)
+        np.clip(scaled, -LARGEST, LARGEST, out=scaled)  # in place: of many samples they are large
+        unit = np.maximum(scaled.max(0), -scaled.min(0))
         unit[unit == 0] = 1.0
-        return cls(filled / unit, present, present.sum(0), unit)
+        scaled /= unit
+        return cls(scaled, present, present.sum(0), unit)
 
     @cached_property
     def mean(self) -> Float[np.ndarray, " column"]:
@@ -135,12 +139,19 @@ class Columns:
     @cached_property
     def centred(self) -> Float[np.ndarray, "sample column"]:
         """Deviations from the mean; 0 where nothing is present."""
-        return np.where(self.present, self.scaled - self.mean, 0.0)
+        found = self.scaled - self.mean
+        found[~self.present] = 0.0
+        return found
+
+    @cached_property
+    def squares(self) -> Float[np.ndarray, "sample column"]:
+        """Squared deviations."""
+        return self.centred**2
 
     @cached_property
     def error(self) -> Float[np.ndarray, " column"]:
         """Standard error of the mean; 0 for a single value, which says nothing of it."""
-        return np.sqrt((self.centred**2).sum(0) / ((self.number - 1).clip(1) * self.number.clip(1)))
+        return np.sqrt(self.squares.sum(0) / ((self.number - 1).clip(1) * self.number.clip(1)))
 
 
 def _mean_with_limits(
@@ -212,16 +223,14 @@ def _resample_means(columns: Columns, draws: Draws) -> tuple[Resampled, Resample
     Studentised: (m* − m)/se*, and where a column is on the log scale (log m* − log m)/(se*/m*); not
     finite in a resample without spread.
     """
-    mean, log, centred = columns.mean, columns.log, columns.centred
+    mean, log = columns.mean, columns.log
     upper_tail = Tail.fit(columns.scaled, columns.number, draws)
     lower_tail = None if log.all() else Tail.fit(-columns.scaled, columns.number, draws)
     tails = [tail for tail in (upper_tail, lower_tail) if tail]
-    terms = [centred, centred**2]
+    terms = [columns.centred, columns.squares]
     if not columns.present.all():
         terms.append(columns.present.astype(float))
-    sums, counts = draws.sums_and_counts(
-        np.hstack(terms), np.concatenate([tail.places for tail in tails])
-    )
+    sums, counts = draws.sums_and_counts(terms, np.concatenate([tail.places for tail in tails]))
     shift, squares, *present = np.split(sums, len(terms), axis=1)
     drawn_places = np.split(counts, len(tails), axis=1)
     number = present[0] if present else float(draws.num_samples)

@@ -161,7 +161,7 @@ def _with_tail(
     positive = np.maximum(values, 0.0)
     mean = positive.sum(0) / number.clip(1)
     tail = Tail.fit(positive, number, draws)
-    sums, counts = draws.sums_and_counts(positive, tail.places)
+    sums, counts = draws.sums_and_counts([positive], tail.places)
     plain, modelled = (part / number.clip(1) - mean for part in (sums, sums + tail.change(counts)))
     return plain, modelled
 

@@ -51,11 +51,14 @@ class Tail:
             number: how many are present.
             draws: of which the tail's draws follow.
         """
-        positive = np.maximum(values, 0.0).T
         count = np.ceil(np.sqrt(number)).astype(int).clip(max=min(TAIL_SIZE, len(values) - 1))
         largest = int(count.max(initial=0)) + 1
-        places = np.argpartition(positive, -largest, axis=1)[:, -largest:]
-        found = np.take_along_axis(positive, places, axis=1)
+        places = np.empty((values.shape[1], largest), dtype=int)
+        found = np.empty((values.shape[1], largest))
+        for column, row in enumerate(values.T):  # one at a time: all places are eight bytes each
+            positive = np.maximum(row, 0.0)
+            places[column] = np.argpartition(positive, -largest)[-largest:]
+            found[column] = positive[places[column]]
         threshold = np.take_along_axis(np.sort(found, axis=1)[:, ::-1], count[:, None], axis=1)
         excess = (found - threshold).clip(0)
         excess[(excess > 0).sum(1) < FEWEST_EXCESSES] = 0
