@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from kedro.framework.startup import bootstrap_project
 
 from incontext_linear.learner import Learner
@@ -59,6 +60,7 @@ def main() -> None:
     for point, parameters in points.items():
         settings = arguments.rates, arguments.steps, parameters.device
         losses = last_losses(parameters.recipe, *settings)
+        torch.compiler.reset()  # what a point compiled is no use to the next, and counts as a limit
         chosen.append(min(losses, key=lambda rate: losses[rate]))
         told = ", ".join(f"{rate:g}: {loss:.4g}" for rate, loss in losses.items())
         print(f"{point}: {told}", flush=True)
