@@ -12,6 +12,7 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 from kedro.io import DataCatalog
+from safetensors.torch import load_file
 
 from incontext_linear import distributed
 from incontext_linear.config import ModelConfig, TaskConfig
@@ -26,9 +27,6 @@ MODEL = ModelConfig(num_layers=2, num_heads=2, width=16)
 TRAINING = TrainingConfig(num_steps=20, batch_size=16, learning_rate=2e-3, log_every=2)
 
 WORKER = Path(__file__).parent / "programs" / "train_in_processes.py"
-
-# On our kernels, which the CPU interprets.
-KERNELS = Path(__file__).parent / "programs" / "kernels_in_processes.py"
 
 
 def torchrun(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
@@ -74,10 +72,13 @@ def test_two_processes_give_the_losses_of_one(optimizer, trained_by_two):
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton")
-def test_two_processes_on_our_kernels_predict_in_the_end_as_one_without(tmp_path):
-    done = torchrun(str(KERNELS), str(tmp_path), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert len(list(tmp_path.glob("*.done"))) == 2
+def test_two_processes_on_our_kernels_predict_in_the_end_as_one_without(trained_by_two):
+    files = sorted(trained_by_two.glob("on_kernels_*.safetensors"))
+    assert len(files) == 2
+    for file in files:
+        predicted = load_file(file)
+        assert predicted["together"].std() > 0.01
+        torch.testing.assert_close(predicted["together"], predicted["alone"], rtol=1e-4, atol=1e-5)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_with_what_is_allowed(monkeypatch):
