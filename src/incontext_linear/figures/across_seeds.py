@@ -1,12 +1,15 @@
 """Curves over seeds: the mean with its interval, and every single training as a thin line."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from incontext_linear.figures.alignment import model_name, position_name
 from incontext_linear.figures.style import (
+    DASHES,
     PALETTE,
     draw_curve,
     layer_axis,
@@ -17,8 +20,9 @@ from incontext_linear.figures.style import (
     styles,
     without_diverged,
 )
-from incontext_linear.figures.words import algorithm_name
+from incontext_linear.figures.words import algorithm_name, method_name, program_name, target_name
 
+FOUND = "variable found"
 CURVES = ("SPD", "ILWD", "squared error", "R²")
 LAYERS = (
     "probe error",
@@ -27,15 +31,80 @@ LAYERS = (
     "nearest steps",
     "filters",
     "share of the counterfactual",
-    "variable found",
+    FOUND,
 )
+_WORDS: dict[str, tuple[Callable[[str], str], Callable[[str], str]]] = {
+    "probe error": (target_name, str),
+    "selectivity": (target_name, str),
+    "causality": (method_name, target_name),
+    "nearest steps": (program_name, str),
+    "filters": (algorithm_name, str),
+    "share of the counterfactual": (model_name, position_name),
+    FOUND: (model_name, position_name),
+}
+"""Measure along layers → how the first of a series' names is said, and how its others are."""
 LOGARITHMIC = ("SPD", "ILWD", "squared error", "nearest steps")
-REACHED = ("R²", "selectivity", "causality", "share of the counterfactual", "variable found")
+REACHED = ("R²", "selectivity", "causality", "share of the counterfactual", FOUND)
 """Where what is asked is how much is reached somewhere; elsewhere it is how little is left."""
 SHARES = ("share of the counterfactual",)
 """Shares of a variance, which may be far below 0 where nothing is found."""
+LEAST_SHARE = -1.0
+"""Smaller shares are not told apart: an exchange does harm there."""
 MOST = 8
 """Series of one panel at most: those that reach most, or that leave least."""
+
+
+def chosen_series(rows: pd.DataFrame, measure: str) -> list[str]:
+    """The series that one panel shows, in the order of its legend, `MOST` at most.
+
+    Args:
+        rows: means of one measure at one of the sweep's points.
+        measure: what they are.
+    """
+    groups = without_diverged(rows).groupby("series", sort=False)["mean"]
+    if measure not in REACHED:
+        return groups.mean().nsmallest(MOST).index.astype(str).tolist()
+    most = groups.max().nlargest(MOST)
+    if measure == FOUND and most.gt(0).any():
+        most = most[most > 0]  # lines at 0 would lie on each other
+    return most.index.astype(str).tolist()
+
+
+def series_looks(means: pd.DataFrame, measure: str) -> dict[str, dict[str, Any]]:
+    """Colour and dash of every series that panels of a measure show, at any of the sweep's points.
+
+    Those of an algorithm depend on its name alone. What is read from layers has colours that can be
+    told apart, the same in all panels of such series; dashes too, since curves lie on each other.
+
+    Args:
+        means: of all measures.
+        measure: of the panels.
+    """
+    alike = [other for other in LAYERS if _WORDS[other] == _WORDS.get(measure)] or [measure]
+    chosen = [
+        series
+        for other in alike
+        for _, rows in means[means["measure"] == other].groupby("point", sort=False)
+        for series in chosen_series(rows, other)
+    ]
+    names = list(dict.fromkeys(chosen))
+    if measure not in LAYERS:
+        return styles(names)
+    colors, dashes = len(PALETTE), len(DASHES)
+    return {
+        name: {
+            "color": PALETTE[place % colors],
+            "linestyle": DASHES[(place + place // colors) % dashes],
+        }
+        for place, name in enumerate(names)
+    }
+
+
+def series_name(series: str, measure: str) -> str:
+    """A series in words: ``x′ exchanged, the query's token`` for ``query, query``."""
+    first, *others = series.split(", ")
+    of_first, of_others = _WORDS.get(measure, (algorithm_name, str))
+    return ", ".join((of_first(first), *map(of_others, others)))
 
 
 def plot_curves(means: pd.DataFrame, singles: pd.DataFrame, sweep: str) -> Figure:
@@ -66,11 +135,11 @@ def _plot(
             table[(table["measure"] == measure) & (table["point"] == point)]
             for table in (means, singles)
         )
-        _draw(axes, mean, single, measure)
+        _draw(axes, mean, single, measure, series_looks(means, measure))
         if measure in LOGARITHMIC:
             log_scale(axes)
         if measure in SHARES:
-            axes.set_ylim(max(axes.get_ylim()[0], -1.0), 1.05)
+            axes.set_ylim(max(axes.get_ylim()[0], LEAST_SHARE), 1.05)
         layer_axis(axes)
         over = mean["over"].iloc[0]
         prepare_axes(axes, f"{measure} {point}".strip(), x, f"mean, interval over {over}")
@@ -80,18 +149,17 @@ def _plot(
     return figure
 
 
-def _draw(axes: Axes, mean: pd.DataFrame, single: pd.DataFrame, measure: str) -> None:
+def _draw(
+    axes: Axes,
+    mean: pd.DataFrame,
+    single: pd.DataFrame,
+    measure: str,
+    looks: dict[str, dict[str, Any]],
+) -> None:
     shown = without_diverged(mean)
-    groups = shown.groupby("series", sort=False)["mean"]
-    order = (groups.max().nlargest if measure in REACHED else groups.mean().nsmallest)(MOST).index
-    looks = styles(map(str, order))
-    if measure in LAYERS:  # no algorithms: told apart here, and nowhere else
-        looks = {
-            name: {"color": color} for name, color in zip(sorted(looks), PALETTE, strict=False)
-        }
-    for series in order:
+    for series in chosen_series(mean, measure):
         rows = shown[shown["series"] == series].sort_values("position")
-        look, label = looks[str(series)], algorithm_name(str(series))
+        look, label = looks[series], series_name(series, measure)
         draw_curve(axes, rows, "position", look, label)
         own = single[single["series"] == series].sort_values("position")
         for _, one in own.groupby("seed"):

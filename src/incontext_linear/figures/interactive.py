@@ -58,6 +58,7 @@ class Panel:
         floor: smaller values are drawn here; the hover says what they are.
         marks: text → place on the horizontal axis, a dotted line each.
         levels: text → place on the vertical axis, a dotted line each.
+        looks: value of ``by`` → its colour and dash; those left out look as their names do.
     """
 
     table: pd.DataFrame
@@ -73,6 +74,7 @@ class Panel:
     floor: float | None = None
     marks: Mapping[str, float] = field(default_factory=dict)
     levels: Mapping[str, float] = field(default_factory=dict)
+    looks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def curves(panels: Sequence[Panel]) -> "Figure":
@@ -248,7 +250,7 @@ def _draw_curve(
     has_interval: bool,
     labelled: set[str],
 ) -> None:
-    look = styles([key])[key]
+    look = panel.looks.get(key) or styles([key])[key]
     label = panel.name(key) + (" (diverges)" if rows["diverges"].any() else "")
     least = panel.floor if panel.floor is not None else 0.0 if panel.log_y else -np.inf
     group = {"legendgroup": key, "row": row, "col": 1}

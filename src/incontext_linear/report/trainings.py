@@ -1,10 +1,22 @@
 """Chapters on several trainings: a sweep's seeds, the course of training, and task diversity."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import pandas as pd
 
-from incontext_linear.figures.across_seeds import CURVES, LAYERS, LOGARITHMIC
+from incontext_linear.figures.across_seeds import (
+    CURVES,
+    FOUND,
+    LAYERS,
+    LEAST_SHARE,
+    LOGARITHMIC,
+    MOST,
+    SHARES,
+    chosen_series,
+    series_looks,
+    series_name,
+)
 from incontext_linear.figures.dynamics import distance_name
 from incontext_linear.figures.interactive import Panel, curves, heat_map
 from incontext_linear.figures.words import algorithm_name, prompts_name
@@ -20,8 +32,6 @@ from incontext_linear.report.content import (
 )
 
 STEP = "training step (step 0 is drawn at ½)"
-MOST = 10
-"""Curves of one panel at most: those with the smallest means."""
 
 
 def seeds(results: Results) -> Chapter | None:
@@ -30,11 +40,12 @@ def seeds(results: Results) -> Chapter | None:
         return None
     means = results.table("across_seeds_means")
     number, over = int(means["seeds"].max()), ", ".join(dict.fromkeys(means["over"]))
+    defined = "alignment" if set(means["measure"]) <= {*SHARES, FOUND} else "probe"
     shown = [
         Shown(title, caption, definition, curves(_measures(means, measures, x)))
         for title, caption, definition, measures, x in (
             ("Against the number of examples", _SEEN, "spd", CURVES, "examples seen, k"),
-            ("Against the layer", _LAYERS, "probe", LAYERS, "layer (0: embedding)"),
+            ("Against the layer", _LAYERS, defined, LAYERS, "layer (0: embedding)"),
         )
         if means["measure"].isin(measures).any()
     ]
@@ -45,18 +56,21 @@ def seeds(results: Results) -> Chapter | None:
         Number.of(f"SPD to least squares at k = {row['position']} {row['point']}", row, over=SEEDS)
         for row in records(at)
     )
-    return Chapter(lead, tuple(shown), numbers, _nearest_over_seeds(means))
+    answer = _nearest_over_seeds(means) or _found_over_seeds(means)
+    return Chapter(lead, tuple(shown), numbers, answer)
 
 
 def _measures(means: pd.DataFrame, measures: Sequence[str], x: str) -> list[Panel]:
     panels = []
     for measure in measures:
+        looks = series_looks(means, measure)
         for point, rows in means[means["measure"] == measure].groupby("point", sort=False):
-            best = rows.groupby("series")["mean"].mean().nsmallest(MOST).index
             panels.append(
                 Panel(
-                    rows[rows["series"].isin(best)], "position", "series",
+                    rows[rows["series"].isin(chosen_series(rows, measure))], "position", "series",
                     f"{measure} {point}".strip(), x, measure, log_y=measure in LOGARITHMIC,
+                    name=partial(series_name, measure=measure), looks=looks,
+                    floor=LEAST_SHARE if measure in SHARES else None,
                 )
             )  # fmt: skip
     return panels
@@ -77,6 +91,21 @@ def _nearest_over_seeds(means: pd.DataFrame) -> Answer | None:
         f"{'; '.join(parts)}.",
         rank=1,
     )
+
+
+def _found_over_seeds(means: pd.DataFrame) -> Answer | None:
+    asked = means[means["measure"] == FOUND]
+    if asked.empty:
+        return None
+    number = int(asked["seeds"].max())
+    parts = []
+    for (point, series), rows in asked[asked["mean"] == 1].groupby(["point", "series"], sort=False):
+        layers = ", ".join(str(layer) for layer in sorted(rows["position"]))
+        where = f"layer{'s' if len(rows) > 1 else ''} {layers}"
+        parts.append(f"{point} {series_name(str(series), FOUND)} ({where})".strip())
+    if not parts:
+        return Answer(f"None of the variables asked for is found in all {number} trainings.", 1)
+    return Answer(f"Causal variables found in all {number} trainings: {'; '.join(parts)}.", rank=1)
 
 
 def dynamics(results: Results) -> Chapter | None:
@@ -190,7 +219,11 @@ _SEEN = (
     "Means over the trainings with their intervals; an algorithm is near where its curve is low. "
     f"At most {MOST} curves a panel, those with the smallest means."
 )
-_LAYERS = "What probes, edits and filters find in each layer, as means over the trainings."
+_LAYERS = (
+    "What probes, edits, filters and exchanges of causal variables find in each layer, as means "
+    f"over the trainings. At most {MOST} curves a panel, those that reach most or leave least; of "
+    "variables those found in any layer. Shares below −1 are drawn at −1."
+)
 _ALONG = (
     "Squared prediction difference to each algorithm, mean over k ≥ 1, while the learners train. "
     "Where two curves cross the nearest algorithm changes."
