@@ -555,3 +555,12 @@ def test_a_medians_interval_ends_at_the_ranks_of_the_binomial_distribution(confi
         (row,) = median_interval(values, BootstrapConfig(confidence=confidence)).itertuples()
         rank = max(1, int(stats.binom.ppf((1 - confidence) / 2, number, 0.5)))
         assert (row.median_low, row.median_high) == (rank, number + 1 - rank)
+
+
+@pytest.mark.parametrize("number", [2, 3, 5])
+def test_intervals_of_a_few_seeds_miss_as_often_on_either_side_as_they_say(number):
+    """The upper limit was cut at the largest seed, which 25 % of the means of two lie beyond."""
+    values = 5 + np.random.default_rng(number).standard_normal((number, 4000))
+    table = mean_interval(values, BOOTSTRAP, 0)
+    assert (table["high"] < 5).mean() < 0.035
+    assert (table["low"] > 5).mean() < 0.042  # the log scale moves a little to this side

@@ -170,13 +170,15 @@ def _mean_with_limits(
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         shift = quantiles * columns.error
         low, high = np.where(log, mean * np.exp(-shift / mean), mean - shift)[::-1]
-    # One value beyond all others leaves resamples with next to no error, and no limit at all; in
-    # these units the largest value is 1.
-    low, high = low.clip(-1.0), high.clip(max=1.0)
     enough = number >= FEW
+    # One value beyond all others leaves resamples with next to no error, and no limit at all; in
+    # these units the largest value is 1. Of a few samples (seeds) the mean may well lie beyond.
+    low = np.where(enough, low.clip(-1.0), low)
+    high = np.where(enough, high.clip(max=1.0), high)
     low = np.fmin(np.minimum(low, mean), np.where(enough, below, np.nan))
     high = np.fmax(np.maximum(high, mean), np.where(enough, above, np.nan))
-    return np.vstack((mean, low, high)) * columns.unit
+    with np.errstate(over="ignore"):
+        return np.vstack((mean, low, high)) * columns.unit
 
 
 def _student(
