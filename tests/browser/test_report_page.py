@@ -92,6 +92,15 @@ def test_no_text_covers_another_and_nothing_is_wider_than_the_page(show, width):
     assert page.driver.execute_script("return document.documentElement.scrollWidth") <= width
 
 
+def test_the_values_of_parameters_have_room_on_a_phone(show):
+    """They had a letter a line, and the page was twice as long."""
+    page = show(width=390)
+    cells = "[...document.querySelectorAll('th[scope=row] + td')].map((cell) => cell.clientWidth)"
+    widths = page.driver.execute_script(f"return {cells}")
+    assert len(widths) > 50
+    assert min(widths) > 100
+
+
 def test_a_dark_system_gets_a_dark_page_and_the_button_turns_it_back(show):
     page = show(dark=True)
     ink = "getComputedStyle(document.body).color"

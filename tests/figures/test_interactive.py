@@ -1,6 +1,7 @@
 """The interactive charts: the same numbers, names and colours as the figures in Matplotlib."""
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,20 @@ def test_a_map_says_its_values_and_marks_cells():
     assert (circles.x, circles.y) == (("b",), ("1",))
 
 
+@pytest.mark.parametrize("scale", ["Viridis_r", "Viridis", "Blues", "OrRd"])
+def test_a_dark_page_keeps_the_lightness_of_a_scale_of_colours_in_order(scale):
+    """Exchanged one by one, the darkest colours of Viridis became a bright magenta."""
+    grid = pd.DataFrame({"a": [1.0, 2.0]})
+    figure: Any = heat_map(grid, "column", "row", "share", marked=[(0, "a")], scale=scale)
+    image, circles = figure.data
+    text = image.to_json() + circles.to_json()
+    assert re.findall(r"#[0-9a-f]{6}", text, re.IGNORECASE) == []  # what a page exchanges
+    shades = [[int(part) for part in re.findall(r"\d+", color)] for _, color in image.colorscale]
+    lightness = [0.2126 * red + 0.7152 * green + 0.0722 * blue for red, green, blue in shades]
+    assert lightness in (sorted(lightness), sorted(lightness, reverse=True))
+    assert max(lightness) - min(lightness) > 100
+
+
 @pytest.mark.parametrize(
     ("values", "most"), [((1e-9, 1e9), 6), ((1.0, 1.0), 1), ((2.0, 3.0), 0), ((0.5, 2.0), 1)]
 )
@@ -81,10 +96,11 @@ def test_a_scale_of_colours_has_few_powers_of_ten_or_none(values, most):
 
 
 def test_long_names_of_columns_stand_upright_in_a_higher_figure():
-    short_names, long_names = (
+    figures: list[Any] = [
         heat_map(pd.DataFrame(1.0, index=["x"], columns=columns), "column", "row", "share")
         for columns in (["a", "b"], ["gradient descent by k", "nearest neighbours"])
-    )
+    ]
+    short_names, long_names = figures
     assert long_names.layout.xaxis.tickangle == -90
     assert long_names.layout.height > short_names.layout.height + 100
 

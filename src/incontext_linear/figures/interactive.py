@@ -2,7 +2,8 @@
 
 One function a kind of chart. The report and kedro-viz show what they give; a pipeline's chapter
 says which tables go into which panel. Colours are hexadecimal and backgrounds transparent, so that
-a page can exchange them for those of a dark theme (`dark_color`).
+a page can exchange them for those of a dark theme (`dark_color`). Only a map's are not: a scale of
+colours is ordered by lightness, which an exchange would break.
 """
 
 import colorsys
@@ -148,7 +149,7 @@ def heat_map(
         y=index,
         zmin=ends[0],
         zmax=ends[1],
-        colorscale=scale,
+        colorscale=_kept(scale),
         colorbar=bar,
         customdata=said.to_numpy(),
         hovertemplate=f"{ylabel} %{{y}}<br>{xlabel} %{{x}}<br>%{{customdata}}<extra></extra>",
@@ -159,7 +160,7 @@ def heat_map(
     )
     figure = go.Figure(image)
     if marked:
-        look = {"size": 9, "color": "white", "line": {"color": INK, "width": 1.2}}
+        look = {"size": 9, "color": "white", "line": {"color": "black", "width": 1.2}}
         figure.add_scatter(
             x=[str(column) for _, column in marked],
             y=[str(row) for row, _ in marked],
@@ -204,6 +205,15 @@ def dark_color(color: str) -> str:
     hue, lightness, saturation = colorsys.rgb_to_hls(red, green, blue)
     lifted = colorsys.hls_to_rgb(hue, 0.85 if lightness < 0.15 else max(lightness, 0.6), saturation)
     return "#" + "".join(f"{round(255 * part):02x}" for part in lifted)
+
+
+def _kept(scale: str) -> list[tuple[float, str]]:
+    """A scale of colours in a form that no theme exchanges: ``rgb(68, 1, 84)``."""
+    from plotly import colors
+
+    places, names = zip(*colors.get_colorscale(scale), strict=True)
+    shades = map(str, colors.convert_colors_to_same_type(names)[0])
+    return list(zip(map(float, places), shades, strict=True))
 
 
 def _raised(power: int) -> str:

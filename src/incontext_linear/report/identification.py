@@ -99,17 +99,17 @@ def _domain(table: pd.DataFrame, domain: pd.DataFrame, reference: str) -> Shown:
         cells.pivot(index="row", columns="place", values=v).loc[rows] for v in ("left", "text")
     )
     figure = heat_map(
-        left, "strength number", "shift", f"share that {algorithm_name(reference)} leaves",
+        left, "strength number", "shift", "share not explained",
         log=True, limits=LEFT, text=text.fillna(""), scale="OrRd",
     )  # fmt: skip
+    name = algorithm_name(reference)
     caption = (
-        f"Where {algorithm_name(reference)} explains the learner. A row a shift of the prompts' "
-        "distribution, a cell a strength (its number is written in it; a dot: the shift has none). "
-        "The palest cells are explained to 99 % or more; the darker, the more is left."
+        f"The share of the learner's predictions that one candidate does not explain ({name}). A "
+        "row is a shift of the prompts' distribution, a cell one of its strengths (written in the "
+        "cell; a dot: the shift has none). The palest cells are explained to 99 % or more; the "
+        "darker, the more is left."
     )
-    return Shown(
-        f"Where {algorithm_name(reference)} explains the learner", caption, "domain", figure
-    )
+    return Shown(f"Domain of validity: {name}", caption, "domain", figure)
 
 
 def _map(table: pd.DataFrame, domain: pd.DataFrame) -> Shown:
