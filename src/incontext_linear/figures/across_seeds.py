@@ -21,8 +21,8 @@ from incontext_linear.figures.style import (
     without_diverged,
 )
 from incontext_linear.figures.words import algorithm_name, method_name, program_name, target_name
+from incontext_linear.phase_diagram.across_seeds.measures import FOUND
 
-FOUND = "variable found"
 CURVES = ("SPD", "ILWD", "squared error", "R²")
 LAYERS = (
     "probe error",

@@ -141,3 +141,31 @@ def test_a_filters_ratio_is_one_of_its_readout():
         "ridge, skip": 1.0,
         "ridge, lens": 2.0,
     }
+
+
+def test_a_share_of_trainings_has_limits_between_0_and_1():
+    """Wilson's: 0.566 for five of five, 0.434 for none of five, at 95 %."""
+    verdicts = pd.DataFrame(
+        {
+            "layer": [1, 2, 3],
+            "positions": "query",
+            "model": ["query", "answer", "weights"],
+            "share": 0.9,
+        }
+    )
+    learners = {
+        seed: read_measures(
+            {
+                "08_reporting/alignment_verdicts": lambda seed=seed: verdicts.assign(
+                    verdict=["found", "found" if seed == 0 else "not found", "not found"]
+                )
+            },
+            {},
+        )
+        for seed in range(5)
+    }
+    found, _ = summarize_seeds(learners, BOOTSTRAP, 0)
+    shares = found[found["measure"] == "variable found"].sort_values("position")
+    assert shares["mean"].tolist() == [1.0, 0.2, 0.0]
+    assert shares["low"].to_numpy() == pytest.approx([0.5655, 0.0362, 0.0], abs=1e-4)
+    assert shares["high"].to_numpy() == pytest.approx([1.0, 0.6245, 0.4345], abs=1e-4)

@@ -18,6 +18,9 @@ from incontext_linear.tables import LEARNER, predictions_by_name
 LARGEST = 1e150
 """Of a value: what is not finite, of an algorithm that diverged, counts as so much."""
 
+FOUND = "variable found"
+"""1 in a training where the rule finds the variable, else 0: its mean is a share of trainings."""
+
 Readers = Mapping[str, Callable[[], Any]]
 """A variant's files by their place in its folder, such as ``08_reporting/causality``."""
 
@@ -148,7 +151,7 @@ def _variables(verdicts: pd.DataFrame) -> list[Values]:
     names = ("model", "positions")
     return [
         _summary("share of the counterfactual", searched, names, "share"),
-        _summary("variable found", searched, names, "found"),
+        _summary(FOUND, searched, names, "found"),
     ]
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from incontext_linear.config import BootstrapConfig
-from incontext_linear.phase_diagram.across_seeds.measures import Values
+from incontext_linear.phase_diagram.across_seeds.measures import FOUND, Values
 from incontext_linear.statistics import mean_interval, nested_weights, seeds_interval
 
 FEW_SEEDS = 5
@@ -64,8 +64,7 @@ def _summarize(
         mean, low, high = _nested(arrays, sorted(found), bootstrap, seed)
         over = "seeds and prompts" if len(found) > 1 else "prompts"
     else:
-        limits = mean_interval(by_seed, bootstrap, seed)
-        mean, low, high = (limits[name].to_numpy() for name in ("mean", "low", "high"))
+        mean, low, high = _over_seeds(by_seed, measure, bootstrap, seed)
         over = "seeds"
         if len(found) == 1:
             low, high = np.full((2, len(mean)), np.nan)
@@ -79,6 +78,25 @@ def _summarize(
     table.insert(0, "measure", measure)
     single.insert(0, "measure", measure)
     return table, single
+
+
+def _over_seeds(
+    by_seed: Float[np.ndarray, "seed column"], measure: str, bootstrap: BootstrapConfig, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Means and their limits: Student's, and Wilson's of a share of trainings, which lies between 0
+    and 1.
+    """
+    if measure != FOUND:
+        table = mean_interval(by_seed, bootstrap, seed)
+        return table["mean"].to_numpy(), table["low"].to_numpy(), table["high"].to_numpy()
+    from scipy.stats import binomtest  # a second to load
+
+    limits = [
+        binomtest(int(count), len(by_seed)).proportion_ci(bootstrap.confidence, "wilson")
+        for count in by_seed.sum(0)
+    ]
+    low, high = np.array(limits).reshape(-1, 2).T
+    return by_seed.mean(0), low, high
 
 
 def _common(indices: Sequence[pd.DataFrame]) -> pd.DataFrame:
