@@ -51,8 +51,9 @@ PURPOSES = {
 }
 """Function of a node that reads the learner → what it needs of it, beside predictions."""
 
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
-_DISK |= {errno.ENOTDIR}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
+_DISK = _FULL | _CLOSED | {errno.EIO}
 
 
 def explain_error(error: BaseException | None) -> str | None:

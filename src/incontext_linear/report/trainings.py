@@ -217,7 +217,7 @@ def diversity(results: Results) -> Chapter | None:
 
 _SEEN = (
     "Means over the trainings with their intervals; an algorithm is near where its curve is low. "
-    f"At most {MOST} curves a panel, those with the smallest means."
+    f"At most {MOST} curves a panel, those that are lowest, or highest where that is better (R²)."
 )
 _LAYERS = (
     "What probes, edits, filters and exchanges of causal variables find in each layer, as means "

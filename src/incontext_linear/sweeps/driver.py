@@ -139,13 +139,15 @@ def _run(
         that died is taken apart.
         """
         members, answers = groups[name], answer.get("variants", {})
-        if len(members) > 1 and "variants" not in answer:
+        if len(members) == 1:
+            end_variant(name, answers.get(name, answer))
+            return []
+        if "variants" not in answer:
             why = answer.get("error") or answer["status"]
             say(f"{name} and {len(members) - 1} more are run one by one, since together {why}")
-        for variant in members:
-            if variant.name in answers or len(members) == 1:
-                end_variant(variant.name, answers.get(variant.name, answer))
-        left = [v for v in members if v.name not in answers] if len(members) > 1 else []
+        for ended in answers:  # those that were interrupted
+            end_variant(ended, answers[ended])
+        left = [variant for variant in members if variant.name not in answers]
         seconds.update({variant.name: answer.get("seconds", 0.0) for variant in left})
         return [task([variant]) for variant in left]
 
