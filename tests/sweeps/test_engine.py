@@ -174,8 +174,8 @@ def test_tasks_stop_at_their_next_report_once_nobody_waits_for_them(tmp_path):
 def pauses_its_worker(arguments, report):
     """What happens to a worker that holds more memory than Dask likes: it takes no new task."""
     worker = get_worker()
-    while worker.status == Status.running:  # the scheduler may have just set it back
-        worker.loop.add_callback(setattr, worker, "status", Status[arguments["status"]])
+    worker.loop.add_callback(setattr, worker, "status", Status[arguments["status"]])
+    while worker.status == Status.running:
         time.sleep(0.01)
     report({"stage": worker.status.name})
     return {"status": "done"}
