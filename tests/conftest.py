@@ -17,7 +17,7 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 # Under nohup SIGHUP is ignored, also by the processes that tests start; a handler is not inherited.
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda number, frame: None)
-# Behind a shell's `# Behind a shell's `&` so is SIGINT: four tests of interruptions failed, and a fifth waited for ever.` so is SIGINT: tests of interruptions failed, and one waited for ever.
+# Behind a shell's `&` so is SIGINT: tests of interruptions failed, and one waited for ever.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

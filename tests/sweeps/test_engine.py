@@ -251,7 +251,9 @@ def test_a_scheduler_that_lets_go_of_the_tasks_is_named_as_the_cause(tmp_path):
 def small_cluster(**options):
     """A cluster in this process."""
     known = {"n_workers": 1, "processes": False, "protocol": "tcp://", "dashboard_address": None}
-    return LocalCluster(**(known | options), memory_limit=0)
+    # Without a dashboard too it listens for HTTP, on a port that another scheduler may have.
+    free_port = {"dashboard_address": ":0"}
+    return LocalCluster(**(known | options), memory_limit=0, scheduler_kwargs=free_port)
 
 
 def test_what_no_worker_could_ever_give_is_refused_instead_of_waited_for():

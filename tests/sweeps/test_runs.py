@@ -76,7 +76,8 @@ def scheduler(path):
     dask, place = [sys.executable, "-m", "dask"], ["--scheduler-file", str(path / "scheduler.json")]
     # The workers declare a GPU, so that variants whose device is auto ask Dask for it.
     workers = ["worker", "--nworkers", "2", "--nthreads", "1", "--resources", "GPU=1"]
-    starts = [["scheduler", "--port", "0", "--no-dashboard"], workers]
+    ports = ["--port", "0", "--dashboard-address", ":0"]  # it listens there without a dashboard too
+    starts = [["scheduler", *ports, "--no-dashboard"], workers]
     with (path / "dask.log").open("w") as log:
         arguments = {"cwd": path, "env": ENVIRONMENT, "stdout": log, "stderr": log}
         processes = [subprocess.Popen([*dask, *start, *place], **arguments) for start in starts]
