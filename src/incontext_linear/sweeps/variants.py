@@ -204,7 +204,7 @@ def cross(
         overrides, follow = sweep.parameters, _following(sweep, axes)
         for axis, value in (axes | follow).items():
             if axis in sweep.settings:
-                overrides = _over(overrides, sweep.settings[axis][str(value)])
+                overrides = laid_over(overrides, sweep.settings[axis][str(value)])
             else:
                 overrides = _with(overrides, paths[axis], value)
         try:
@@ -270,12 +270,12 @@ def _check_settings(name: str, sweep: SweepConfig, branches: Sequence[str]) -> N
                     )
 
 
-def _over(tree: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+def laid_over(tree: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """A copy of a nested tree with another one laid over it."""
     for key, value in other.items():
         below = tree.get(key)
         if isinstance(below, dict) and isinstance(value, dict):
-            value = _over(below, value)
+            value = laid_over(below, value)
         tree = tree | {key: value}
     return tree
 
