@@ -10,6 +10,7 @@ trained one does.
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from benchmarks.nodes import Clock
 
 SIZES = (1_000, 3_000, 10_000, 30_000, 100_000)
 LEARNER = ("`predict_with_learner`", "`estimate_learner_weights`")
+# NumPy's products too: its library reads this as it is loaded.
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 GOAL = {"prompts": 100_000, "gigabytes": 2.0, "seconds": 60.0}
 
 
@@ -170,7 +173,7 @@ def main() -> None:
     rows = []
     for size in SIZES:
         command = [sys.executable, "-m", "benchmarks.comparison", "--one", str(size)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True, env=ONE_THREAD)
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         print(rows[-1], flush=True)
     (arguments.output / "results" / "comparison_growth.md").write_text(report(rows))
