@@ -4,8 +4,8 @@ benchmarks.predictors``.
 A fit is one prompt at one prefix. Three programs answer the same prompts in the same process: ours;
 a Python loop over prompts and prefixes that calls scikit-learn, as the paper's code does; and a
 Python loop over prefixes that calls batched PyTorch functions, as Garg et al.'s code does. Prints
-one table; writes
-``benchmarks.md`` and ``figures/benchmark_predictors.png`` into the folder given by ``--output``.
+one table; writes ``results/benchmarks.md`` and ``figures/benchmark_predictors.png`` into the folder
+given by ``--output``.
 """
 
 import argparse
@@ -385,7 +385,7 @@ Machine: {machine()}.
 
 ## How ours grows
 
-![Milliseconds a call against n, d and B](figures/benchmark_predictors.png)
+![Milliseconds a call against n, d and B](../figures/benchmark_predictors.png)
 
 On one thread, the fastest of five calls. Linear in n and B, but for nearest neighbours, which
 compare every pair of examples (n²). In d, least squares and ridge grow as d², Newton as d³, and the
@@ -449,7 +449,9 @@ def main() -> None:
     figure = plot_growth(measure_growth())
     (output / "figures").mkdir(parents=True, exist_ok=True)
     figure.savefig(output / "figures" / "benchmark_predictors.png", dpi=130)
-    (output / "benchmarks.md").write_text(report(rows, measure_many_prompts()), encoding="utf-8")
+    page = output / "results" / "benchmarks.md"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(report(rows, measure_many_prompts()), encoding="utf-8")
 
 
 if __name__ == "__main__":
