@@ -150,8 +150,12 @@ def _allowed(field: dict[str, Any], schema: dict[str, Any]) -> str:
         "null": "null",
     }
     told = {key: sign for key, sign in SIGNS.items() if field.get(key, MOST) != MOST}
-    limits = [f"{sign} {field[key]:g}" for key, sign in told.items()]
+    limits = [f"{sign} {_number(field[key])}" for key, sign in told.items()]
     return " ".join([words.get(str(kind), "any value"), ", ".join(limits)]).strip()
+
+
+def _number(limit: float) -> str:
+    return f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
 
 
 def _value(value: Any) -> str:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from incontext_linear.comparison.evidence import Evidence, Thresholds
-from incontext_linear.comparison.families import DEFAULT_FAMILIES
+from incontext_linear.comparison.families import DEFAULT_FAMILIES, Member, build_families
 from incontext_linear.comparison.identification import IdentificationConfig, identify
 from incontext_linear.comparison.trial import (
     NONE,
@@ -22,6 +22,7 @@ from incontext_linear.comparison.trial import (
     summarize,
 )
 from incontext_linear.comparison.verdict import Verdict, domain_of_validity, over_seeds
+from incontext_linear.config import TaskConfig
 from incontext_linear.predictors import (
     GradientDescent,
     OnePassSGD,
@@ -142,6 +143,19 @@ def test_the_domain_ends_at_the_first_strength_that_is_not_explained():
     assert (row["low"], row["high"], row["holds_throughout"]) == (0.5, 2.0, False)
     assert row["least_explained"] == 0.5
     assert row["limit"] == 0.99
+
+
+def test_numbers_read_as_words_and_not_as_code():
+    families = {family.name: family for family in build_families(TaskConfig(dim=2, num_examples=6))}
+    member = Member(families["gradient_descent"], {"step_size": 0.00317, "num_steps": 4124})
+    assert member.words == "gradient descent (step size = 0.00317, steps = 4,124)"
+    labels = {"gradient_descent": member.words}
+    evidence = Evidence(
+        "sgd", "condition", "input_scale", 3.0, 11, "gradient_descent", 4e6, 9.0, 7e6
+    )
+    assert evidence.words(labels) == (
+        "input scale 3, k = 11: gradient descent is 4·10⁶ [9, 7·10⁶] times nearer"
+    )
 
 
 def made_up(*survivors, near=("ridge", "sgd"), departures=()):

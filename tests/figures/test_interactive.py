@@ -107,7 +107,15 @@ def test_long_names_of_columns_stand_upright_in_a_higher_figure():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.00412, "0.00412"), (3e-5, "3.0·10⁻⁵"), (0.0, "0"), (math.inf, "diverged"), (12.34, "12.3")],
+    [
+        (0.00412, "0.00412"),
+        (3e-5, "3.0·10⁻⁵"),
+        (0.0, "0"),
+        (math.inf, "diverged"),
+        (12.34, "12.3"),
+        (-0.25, "−0.25"),
+        (-3e-5, "−3.0·10⁻⁵"),
+    ],
 )
 def test_numbers_are_short(value, text):
     assert short(value) == text

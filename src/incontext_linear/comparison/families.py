@@ -246,8 +246,12 @@ class Member:
 
     @property
     def words(self) -> str:
-        """``ridge regression (penalty = 0.0041)``."""
-        values = ", ".join(f"{name} = {value:.3g}" for name, value in self.numbers.items())
+        """``gradient descent (step size = 0.0032, steps = 4,100)``."""
+        values = ", ".join(
+            f"{name.removeprefix('num_').replace('_', ' ')} = "
+            + (f"{value:,}" if isinstance(value, int) else f"{value:.3g}")
+            for name, value in self.numbers.items()
+        )
         return f"{self.family.label} ({values})" if values else self.family.label
 
 

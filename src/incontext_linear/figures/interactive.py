@@ -182,12 +182,12 @@ def heat_map(
 
 
 def short(value: float) -> str:
-    """A number for a reader: two or three digits, and no ``1e-05`` where 0.00001 is meant."""
+    """A number for a reader: two or three digits, a true minus, and 10⁻⁵, not ``1e-05``."""
     if not np.isfinite(value):
         return "diverged" if np.isinf(value) else "–"
     if value == 0 or 1e-3 <= abs(value) < 1e4:
-        return f"{value:.3g}"
-    digits, power = f"{value:.1e}".split("e")
+        return f"{value:.3g}".replace("-", "−")
+    digits, power = f"{value:.1e}".replace("-", "−", 1 if value < 0 else 0).split("e")
     return f"{digits}·10{_raised(int(power))}"
 
 
