@@ -6,7 +6,7 @@ for ridge regression, (1−2αs)^m for gradient descent, (1−s²/F²)^(2^m) for
 VᵀXᵀy and Vᵀx at hand, one more step size or penalty costs O(d) a prediction.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -164,18 +164,22 @@ def _heavy_ball(spectrum: Spectrum, numbers: Numbers) -> Tensor:
     momentum, steps = numbers["momentum"], numbers["num_steps"]
     root = momentum.sqrt()
     x = (1 + momentum - 2 * numbers["step_size"] * spectrum.values) / (2 * root)
-    return _scaled_second_kind(x, steps, root) - momentum * _scaled_second_kind(x, steps - 1, root)
+    last, before = _scaled_second_kind(x, (steps, steps - 1), root)
+    return last - momentum * before
 
 
-def _scaled_second_kind(x: Tensor, degree: Tensor, scale: Tensor) -> Tensor:
+def _scaled_second_kind(x: Tensor, degrees: Sequence[Tensor], scale: Tensor) -> Iterator[Tensor]:
     """scale^m U_m(x): sin((m+1)θ) / sin θ for x = cos θ, and sinh in place of sin beyond ±1."""
     angle = torch.acos(x.clamp(-1 + 1e-12, 1 - 1e-12))
-    inside = scale**degree * torch.sin((degree + 1) * angle) / torch.sin(angle)
     rate = torch.acosh(x.abs().clamp(min=1 + 1e-12))
-    sign = torch.where((x < 0) & (degree % 2 == 1), -1.0, 1.0)
-    growth = torch.exp(degree * (rate + scale.log())) * sign
-    outside = growth * torch.expm1(-2 * (degree + 1) * rate) / torch.expm1(-2 * rate)
-    return torch.where(x.abs() > 1, outside, inside)
+    sine, decay, growth = torch.sin(angle), torch.expm1(-2 * rate), rate + scale.log()
+    negative, beyond = x < 0, x.abs() > 1
+    for degree in degrees:
+        inside = scale**degree * torch.sin((degree + 1) * angle) / sine
+        sign = torch.where(negative & (degree % 2 == 1), -1.0, 1.0)
+        grown = torch.exp(degree * growth) * sign
+        outside = grown * torch.expm1(-2 * (degree + 1) * rate) / decay
+        yield torch.where(beyond, outside, inside)
 
 
 ERROR_FILTERS: dict[type, ErrorFilter] = {
