@@ -206,6 +206,28 @@ def test_workers_end_with_a_run_that_is_killed(tmp_path):
     assert not alive, [worker.cmdline() for worker in alive]
 
 
+STARTING = """
+import signal, time
+from incontext_linear.runs.side_by_side import SideBySideRunner
+
+signal.signal(signal.SIGINT, lambda *_: None)
+SideBySideRunner()
+print("started", flush=True)
+time.sleep(1)
+"""
+
+
+def test_ctrl_c_does_not_interrupt_the_imports_of_what_workers_are_forked_from():
+    pipe = subprocess.PIPE
+    options = {"stdout": pipe, "stderr": pipe, "text": True, "start_new_session": True}
+    with subprocess.Popen([sys.executable, "-c", STARTING], **options) as process:
+        assert "started\n" in iter(process.stdout.readline, "")  # behind Kedro's log
+        time.sleep(0.5)  # it is at its imports, which take seconds
+        os.killpg(process.pid, signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert "Traceback" not in error
+
+
 PAGE_FAULTS = """
 import resource, torch
 from incontext_linear.runs.worker import keep_freed_memory

@@ -9,9 +9,13 @@ one thread, so results do not depend on how many nodes run at once: they are tho
 
 import logging
 import multiprocessing
+import signal
 from collections import Counter
 from collections.abc import Callable, Set
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,6 +52,9 @@ class SideBySideRunner(SequentialRunner):
         if num_workers < 1:
             raise ValueError(f"num_workers={num_workers}; allowed: 1 or more")
         self.num_workers = num_workers
+        self._context = multiprocessing.get_context("forkserver")
+        if not torch.cuda.is_available():
+            _start_server(self._context)
 
     def _run(
         self,
@@ -60,12 +67,8 @@ class SideBySideRunner(SequentialRunner):
             logger.info("One node at a time, since there is a GPU")
             super()._run(pipeline, catalog, hook_manager, run_id)
             return
-        context = multiprocessing.get_context("forkserver")
-        # Imported once, by the process that the workers are then forked from.
-        modules = {node.func.__module__ for node in pipeline.nodes}
-        context.set_forkserver_preload(["__main__", begin.__module__, *sorted(modules)])
         others = set(multiprocessing.active_children())
-        pool = ProcessPoolExecutor(self.num_workers, context, begin, (dict(LOGGING),))
+        pool = ProcessPoolExecutor(self.num_workers, self._context, begin, (dict(LOGGING),))
         done: set[Node] = set()
         try:
             self._run_in(pool, _Calls(catalog, hook_manager, run_id), pipeline, catalog, done)
@@ -162,6 +165,23 @@ class _Calls:
             self.hook.before_dataset_saved(dataset_name=name, data=data, node=node)
             self.catalog.save(name, data)
             self.hook.after_dataset_saved(dataset_name=name, data=data, node=node)
+
+
+def _start_server(context: ForkServerContext) -> None:
+    """Start the process that workers are forked from, while Kedro and MLflow still prepare the run:
+    it takes seconds to import, once, what nodes need.
+    """
+    package, folder = __name__.partition(".")[0], Path(__file__).parents[1] / "pipelines"
+    nodes = [f"{package}.pipelines.{one.parent.name}.nodes" for one in folder.glob("*/nodes.py")]
+    context.set_forkserver_preload(["__main__", begin.__module__, *nodes])
+    # What is blocked stays so in it: a terminal's Ctrl-C would interrupt its imports. Starting the
+    # tracker of resources unblocks it.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _number_waiting(pipeline: Pipeline) -> dict[Node, int]:
