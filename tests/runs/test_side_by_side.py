@@ -221,6 +221,7 @@ def test_ctrl_c_does_not_interrupt_the_imports_of_what_workers_are_forked_from()
     pipe = subprocess.PIPE
     options = {"stdout": pipe, "stderr": pipe, "text": True, "start_new_session": True}
     with subprocess.Popen([sys.executable, "-c", STARTING], **options) as process:
+        assert process.stdout is not None
         assert "started\n" in iter(process.stdout.readline, "")  # behind Kedro's log
         time.sleep(0.5)  # it is at its imports, which take seconds
         os.killpg(process.pid, signal.SIGINT)

@@ -8,6 +8,7 @@ import pytest
 from kedro.config import OmegaConfigLoader
 from kedro.framework.startup import bootstrap_project
 
+from incontext_linear.config import ModelConfig
 from incontext_linear.environment import CONFIG_LOADER_ARGS
 from incontext_linear.sweeps.project import Project
 from incontext_linear.sweeps.variants import Variant
@@ -44,5 +45,5 @@ def test_a_parameter_that_is_made_from_another_goes_along_with_it(tmp_path):
     path.write_text(text)
     (tmp_path / "conf/test/sweeps.yml").write_text("heads: {axes: {model.num_heads: [2, 8]}}\n")
     project = Project(tmp_path, "test")
-    widths = [v.parameters.model.width for v in project.variants("heads", project.sweep("heads"))]
-    assert widths == [2, 8]
+    models = [v.parameters.model for v in project.variants("heads", project.sweep("heads"))]
+    assert [model.width for model in models if isinstance(model, ModelConfig)] == [2, 8]
