@@ -19,6 +19,7 @@ LEARNER = "transformer"
 Predictions = Mapping[str, Tensor]
 """Predictions (B, n) by predictor."""
 
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _ROWS = 2**20  # of a tidy table in memory at once
 _ORDERED = {b"incontext_linear.rows": b"of a row group: all examples of all its prompts, in order"}
 
@@ -26,6 +27,12 @@ MetricHistory = list[dict[str, int | float]]
 """A metric's points, ``[{"step": 0, "value": 0.5}, …]``."""
 MetricHistories = dict[str, MetricHistory]
 """By the metric's name."""
+
+
+def scientific(value: float, decimals: int) -> str:
+    """``−3.0·10⁻⁵``: a number for a reader, where ``-3.0e-05`` is one for a program."""
+    digits, power = f"{value:.{decimals}e}".split("e")
+    return f"{digits.replace('-', '−')}·10{str(int(power)).translate(_RAISED)}"
 
 
 def rows_of(table: pd.DataFrame) -> Iterator[Any]:

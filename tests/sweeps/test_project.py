@@ -30,6 +30,12 @@ def test_all_that_ship_can_be_run(env):
     assert variants(Project(PROJECT, env))
 
 
+def test_an_environment_can_take_away_what_goes_along_with_an_axis():
+    base, paper = (Project(PROJECT, env).sweep("width") for env in ("base", "paper"))
+    assert base.follow
+    assert not paper.follow
+
+
 def test_parameters_are_those_of_kedros_loader():
     for variant in variants(Project(PROJECT, "base"))[::7]:
         overrides = variant.overrides | {"seed": variant.seed}

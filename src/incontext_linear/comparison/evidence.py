@@ -23,7 +23,7 @@ from pydantic import PositiveFloat
 from incontext_linear.comparison.conditions import BY_CONTEXT, HOME
 from incontext_linear.comparison.symmetries import LEARNER, SYMMETRIES
 from incontext_linear.config import Config, OpenFraction
-from incontext_linear.tables import rows_of
+from incontext_linear.tables import rows_of, scientific
 
 
 class Thresholds(Config):
@@ -103,15 +103,11 @@ def _rival_words(name: str, members: Mapping[str, str]) -> str:
     return words if name == family else f"{words} with other numbers at each k"
 
 
-_RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-
 def _short(value: float) -> str:
     """Two digits, and no ``1.8e+02`` where 180 is meant; 4·10⁶ beyond thousands."""
     if not 1e4 <= abs(value) < math.inf:
-        return f"{float(f'{value:.2g}'):g}"
-    digit, _, power = f"{value:.0e}".partition("e+")
-    return f"{digit}·10{power.lstrip('0').translate(_RAISED)}"
+        return f"{float(f'{value:.2g}'):g}".replace("-", "−")
+    return scientific(value, 0)
 
 
 def against_each(

@@ -23,6 +23,7 @@ from incontext_linear.figures.style import (
     without_diverged,
 )
 from incontext_linear.figures.words import algorithm_name
+from incontext_linear.tables import scientific
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -187,8 +188,7 @@ def short(value: float) -> str:
         return "diverged" if np.isinf(value) else "–"
     if value == 0 or 1e-3 <= abs(value) < 1e4:
         return f"{value:.3g}".replace("-", "−")
-    digits, power = f"{value:.1e}".replace("-", "−", 1 if value < 0 else 0).split("e")
-    return f"{digits}·10{_raised(int(power))}"
+    return scientific(value, 1)
 
 
 def interval(middle: float, low: float, high: float) -> str:
@@ -214,10 +214,6 @@ def _kept(scale: str) -> list[tuple[float, str]]:
     places, names = zip(*colors.get_colorscale(scale), strict=True)
     shades = map(str, colors.convert_colors_to_same_type(names)[0])
     return list(zip(map(float, places), shades, strict=True))
-
-
-def _raised(power: int) -> str:
-    return str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def _draw_panel(figure: "Figure", row: int, panel: Panel, labelled: set[str]) -> None:

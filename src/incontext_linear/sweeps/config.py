@@ -27,7 +27,8 @@ class SweepConfig(Config):
     """Dotted parameter names, and the values that each takes."""
     follow: dict[str, dict[str, tuple[AxisValue, ...]]] = Field(default={})
     """Axis → parameters that go along with it, with one value for each of the axis's: a learning
-    rate that suits each width.
+    rate that suits each width. Null in the place of the parameters takes away what another
+    environment says of this axis.
     """
     settings: dict[str, dict[str, dict[str, Any]]] = Field(default={})
     """Further axes, whose values are names: axis → name → nested parameters that make it. For what
@@ -65,6 +66,13 @@ class SweepConfig(Config):
             if not named:
                 raise ValueError(f"settings.{axis}: no names given; allowed: at least one")
         return self
+
+    @field_validator("follow", mode="before")
+    @classmethod
+    def _without_null(cls, follow: Any) -> Any:
+        if not isinstance(follow, dict):
+            return follow
+        return {axis: one for axis, one in follow.items() if one is not None}
 
     @field_validator("axes")
     @classmethod

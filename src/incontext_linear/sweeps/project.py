@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from kedro.config import OmegaConfigLoader
 from kedro.framework.project import settings
 from kedro_mlflow.config.kedro_mlflow_config import KedroMlflowConfig
 
@@ -72,7 +71,7 @@ class Project:
     env: str | None = None
 
     @cached_property
-    def _loader(self) -> OmegaConfigLoader:
+    def _loader(self) -> OnceConfigLoader:
         source = str(self.path / settings.CONF_SOURCE)
         return OnceConfigLoader(source, self.env, **settings.CONFIG_LOADER_ARGS)
 
@@ -103,9 +102,9 @@ class Project:
             return {}
         return self._read("sweeps")
 
-    def _read(self, key: str, loader: OmegaConfigLoader | None = None) -> dict[str, Any]:
+    def _read(self, key: str) -> dict[str, Any]:
         try:
-            return read_configuration(self._loader if loader is None else loader, key)
+            return read_configuration(self._loader, key)
         except ConfigurationError as error:
             raise SweepError(str(error)) from None
 
@@ -117,11 +116,9 @@ class Project:
         """
         if not self._interpolates:
             return laid_over(self._read("parameters"), overrides)
-        source = str(self.path / settings.CONF_SOURCE)
         # Kedro merges into what it is given.
-        given = copy.deepcopy(overrides)
-        loader = OmegaConfigLoader(source, self.env, given, **settings.CONFIG_LOADER_ARGS)
-        return self._read("parameters", loader)
+        self._loader.runtime_params = copy.deepcopy(overrides)
+        return self._read("parameters")
 
     @cached_property
     def _interpolates(self) -> bool:
