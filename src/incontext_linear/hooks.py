@@ -32,6 +32,7 @@ from incontext_linear.learner.sources import LearnerSource, load_source
 from incontext_linear.parameters import ParameterError, check_parameters
 from incontext_linear.phase_diagram.variants import PhaseDiagramError
 from incontext_linear.progress import announce
+from incontext_linear.runs.garbage import search_again
 from incontext_linear.runs.locks import LOCK_FILE, holds
 from incontext_linear.runs.rehearsal import rehearse
 from incontext_linear.runs.session import VARIANT_IS_SET
@@ -225,9 +226,10 @@ def _maker(name: str, catalog: DataCatalog, env: str) -> str:
 class Stages:
     """Tell whoever shows this run's progress which node begins; log which part does."""
 
-    @hook_impl
+    @hook_impl(trylast=True)
     def before_pipeline_run(self, pipeline: Pipeline) -> None:
-        """Count the nodes of each part."""
+        """Count the nodes of each part. Everything is prepared: let garbage be looked for again."""
+        search_again()
         self._left = Counter(_part(node) for node in pipeline.nodes)
         self._begun: set[str] = set()
 

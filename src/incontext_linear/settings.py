@@ -4,6 +4,7 @@ import logging
 import os
 import warnings
 
+from incontext_linear.runs.garbage import no_search
 from incontext_linear.runs.interrupts import quiet_start
 
 # Threads that wait for each other sleep instead of spinning: as fast on an idle machine, and
@@ -23,7 +24,7 @@ _NOISE = {
 for _logger, _text in _NOISE.items():
     logging.getLogger(_logger).addFilter(lambda r, text=_text: text not in r.getMessage())
 
-with quiet_start():
+with quiet_start(), no_search():
     from incontext_linear.environment import CONFIG_LOADER_ARGS, OnceConfigLoader  # noqa: F401
     from incontext_linear.hooks import ProjectChecks, Stages
     from incontext_linear.runs.reporting import Reporting

@@ -18,6 +18,7 @@ from kedro.runner import AbstractRunner
 
 from incontext_linear.construction.measurements import one_thread
 from incontext_linear.environment import ConfigurationError, data_folder, sole_run
+from incontext_linear.runs.garbage import no_search
 from incontext_linear.runs.interrupts import interruptible
 from incontext_linear.runs.side_by_side import SideBySideRunner
 from incontext_linear.runs.worker import keep_freed_memory
@@ -41,16 +42,17 @@ class ProjectSession(KedroSession):
         if runner is not None:
             check_runner(type(runner).__name__, getattr(runner, "_is_async", False))
         self.check_variant()
-        _check_filters(**options)
-        keep_freed_memory()
         # The process that saves computes little, and says how many threads a node has.
         threads = one_thread() if isinstance(runner, SideBySideRunner) else nullcontext()
-        with interruptible(), self.alone(), threads:
-            try:
-                return super().run(*args, runner=runner, **options)
-            except KeyboardInterrupt:
-                end_open_runs("KILLED")
-                raise
+        with no_search():  # until the hook `Stages` is told that the run begins
+            _check_filters(**options)
+            keep_freed_memory()
+            with interruptible(), self.alone(), threads:
+                try:
+                    return super().run(*args, runner=runner, **options)
+                except KeyboardInterrupt:
+                    end_open_runs("KILLED")
+                    raise
 
     def restore_learner(self, run_id: str) -> str:
         """Save the learner that an MLflow run has trained as the environment's; says where.

@@ -13,9 +13,12 @@ import torch
 from kedro.pipeline.node import Node
 from threadpoolctl import threadpool_limits
 
+from incontext_linear.runs.garbage import leave_out
+
 
 def begin(log_settings: dict[str, Any]) -> None:
-    """Set one thread, the run's log, and an end with the run, whatever ends that.
+    """Set one thread, the run's log, its use of memory, and an end with the run, whatever ends
+    that.
 
     Args:
         log_settings: of `logging.config`.
@@ -28,6 +31,7 @@ def begin(log_settings: dict[str, Any]) -> None:
     threadpool_limits(1)
     torch.set_num_threads(1)
     keep_freed_memory()
+    leave_out()
 
 
 def compute(
