@@ -3,6 +3,7 @@ checkpoints, and
 tables and tensors that take the place of the old ones only once they are written whole.
 """
 
+import base64
 import json
 import logging
 import time
@@ -10,18 +11,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from kedro.io import AbstractDataset, DatasetError
-from kedro_datasets._typing import PlotlyPreview, TablePreview
-from kedro_datasets.matplotlib import MatplotlibDataset
+from kedro_datasets._typing import ImagePreview, PlotlyPreview, TablePreview
 from kedro_datasets.pandas import CSVDataset, ParquetDataset
 from kedro_datasets_experimental.safetensors import SafetensorsDataset
 from kedro_mlflow.io.metrics import MlflowMetricsHistoryDataset
-from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
@@ -29,7 +28,7 @@ from mlflow.utils.validation import MAX_METRICS_PER_BATCH
 from safetensors import SafetensorError
 from torch import Tensor
 
-from incontext_linear.figures.style import draw
+from incontext_linear.figures.style import Figure, draw
 from incontext_linear.files import (
     UnreadableFileError,
     read_json,
@@ -385,8 +384,10 @@ class AtomicSafetensorsDataset(SafetensorsDataset):
         )
 
 
-class AtomicFigureDataset(MatplotlibDataset):
+class AtomicFigureDataset(AbstractDataset["Figure | bytes", NoReturn]):
     """A local Matplotlib figure; a write that fails half-way leaves the old one as it was.
+
+    (Kedro's own would load Matplotlib with the catalog, before the first node.)
 
     Args:
         filepath: where it lies.
@@ -400,7 +401,13 @@ class AtomicFigureDataset(MatplotlibDataset):
         save_args: dict[str, Any] | None = None,
         metadata: dict[str, Any] | None = None,
     ):
-        super().__init__(filepath=filepath, save_args=save_args, metadata=metadata)
+        self._filepath = Path(filepath)
+        self._save_args = save_args or {}
+        self.metadata = metadata
+
+    def load(self) -> NoReturn:
+        """A file of pixels is no figure any more: a `DatasetError`."""
+        raise DatasetError(f"{self._filepath} is an image, from which no figure can be loaded")
 
     def save(self, data: Figure | bytes) -> None:
         """Write to a file beside the target, which then takes its place.
@@ -413,11 +420,21 @@ class AtomicFigureDataset(MatplotlibDataset):
         def write(path: Path) -> None:
             path.write_bytes(drawn)
 
-        replace_atomically(Path(self._filepath), write)
+        replace_atomically(self._filepath, write)
 
     def in_worker(self) -> Callable[[Figure], bytes]:
         """What a process that has computed a figure can do for the one that saves it: draw it."""
         return partial(draw, save_args=self._save_args)
+
+    def preview(self) -> ImagePreview:
+        """The image, for kedro-viz."""
+        return ImagePreview(base64.b64encode(self._filepath.read_bytes()).decode())
+
+    def _exists(self) -> bool:
+        return self._filepath.exists()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath), "save_args": self._save_args}
 
 
 class AtomicTextDataset(AbstractDataset[str, str]):

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy import special
 
 from incontext_linear.dynamics.behaviour import LABELS
 
@@ -81,6 +80,8 @@ def summarise_passages(passages: pd.DataFrame, confidence: float) -> pd.DataFram
         seeds of the half-way step, in octaves. Seeds pass together where ``spread`` is far below
         ``octaves``.
     """
+    from scipy import special
+
     rows = []
     for name, table in passages.groupby("quantity", sort=False):
         logs = np.log2(table["half"].dropna().to_numpy())

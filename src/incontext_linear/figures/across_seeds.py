@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from incontext_linear.figures.alignment import model_name, position_name
 from incontext_linear.figures.style import (
     DASHES,
     PALETTE,
+    Axes,
+    Figure,
     draw_curve,
     layer_axis,
     legend_beside,

@@ -2,14 +2,14 @@
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from incontext_linear.config import LearnerConfig, TaskConfig
 from incontext_linear.figures.style import (
     INK,
     MUTED,
     PALETTE,
+    Axes,
+    Figure,
     color_bar,
     draw_curve,
     layer_axis,

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from incontext_linear.config import LearnerConfig, TaskConfig
 from incontext_linear.figures.style import (
     MUTED,
+    Axes,
+    Figure,
     draw_curves,
     layer_axis,
     legend_beside,

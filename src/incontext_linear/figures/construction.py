@@ -11,10 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.colors import SymLogNorm
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from incontext_linear.construction.config import ConstructionConfig
 from incontext_linear.figures.style import (
@@ -22,6 +18,8 @@ from incontext_linear.figures.style import (
     GRID,
     INK,
     MUTED,
+    Axes,
+    Figure,
     legend_beside,
     panel_grid,
     prepare_axes,
@@ -156,6 +154,9 @@ def _draw_matrix(axes: Axes, values: np.ndarray, before: np.ndarray | None) -> N
     """One panel: colours and numbers; boxes around the entries that differ from the panel
     before.
     """
+    from matplotlib.colors import SymLogNorm
+    from matplotlib.patches import Rectangle
+
     large = np.abs(values) > LARGE
     shown = np.where(large, 0.0, values)
     axes.imshow(shown, cmap="RdBu_r", norm=SymLogNorm(0.3, vmin=-5, vmax=5), aspect="auto")

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from incontext_linear.figures.style import (
     INK,
     MUTED,
     PALETTE,
+    Axes,
+    Figure,
     draw_curve,
     legend_beside,
     legend_under,

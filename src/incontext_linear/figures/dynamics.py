@@ -4,10 +4,6 @@ paths through the plane of two distances, the families' numbers, the heads, the 
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm, to_rgb
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from numpy.typing import ArrayLike
 
 from incontext_linear.dynamics.behaviour import LABELS
@@ -16,6 +12,8 @@ from incontext_linear.figures.style import (
     INK,
     MUTED,
     PALETTE,
+    Axes,
+    Figure,
     color_bar,
     draw_curve,
     legend_beside,
@@ -84,6 +82,8 @@ def plot_distances(spd: pd.DataFrame, run: str = "") -> Figure:
 
 def plot_nearest_over_training(nearest: pd.DataFrame, run: str = "") -> Figure:
     """The nearest algorithm at every step and k; the stronger the colour, the larger its margin."""
+    from matplotlib.patches import Patch
+
     titles = _titles(nearest)
     figure, grid = panel_grid(len(titles), 2, (5.2, 3.8), extra=(2.8, 0.3), run=run, sharey=True)
     colors = solid_colors(nearest["nearest"])
@@ -108,6 +108,8 @@ def plot_nearest_over_training(nearest: pd.DataFrame, run: str = "") -> Figure:
 
 
 def _strength(color: tuple[float, float, float], margin: float) -> np.ndarray:
+    from matplotlib.colors import to_rgb
+
     share = np.log(max(margin, 1.0)) / np.log(FULL_MARGIN) if np.isfinite(margin) else 1.0
     strength = FAINTEST + (1 - FAINTEST) * min(1.0, share)
     return 1 - strength * (1 - np.asarray(to_rgb(color)))
@@ -118,6 +120,8 @@ def plot_plane(single: pd.DataFrame, plane: tuple[str, str], run: str = "") -> F
 
     Below the diagonal the second algorithm is nearer. Dots are snapshots, coloured by step.
     """
+    from matplotlib.colors import LogNorm
+
     seen = single[(single["examples_seen"] >= 1) & single["predictor"].isin(plane)]
     means = seen.groupby(["prompts_of", "seed", "step", "predictor"])["spd"].mean().unstack()
     means = means.clip(lower=1e-12)
@@ -230,6 +234,8 @@ def plot_states(probes: pd.DataFrame, readouts: pd.DataFrame, run: str = "") -> 
     """Probe errors of every target, and the risk of what is read from each layer, along training:
     means over seeds.
     """
+    from matplotlib.colors import to_rgb
+
     targets = list(dict.fromkeys(probes["target"]))
     figure, grid = panel_grid(len(targets) + 1, 3, (4.2, 3.8), extra=(1.4, 0.3), run=run)
     parts = [

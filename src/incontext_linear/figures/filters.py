@@ -4,11 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 
-from incontext_linear.figures.style import INK, MUTED, prepare_axes, styles
+from incontext_linear.figures.style import INK, MUTED, Axes, Figure, prepare_axes, styles
 
 FAMILY_LABELS = {
     "ridge": "ridge, s/(s + λ)",
@@ -69,6 +66,8 @@ def plot_layer_filters(
     Raises:
         ValueError: if the tables hold no such read-out or layer.
     """
+    from matplotlib.figure import Figure
+
     tables = [table[table["readout"] == readout] for table in (bins, curves, scores, shares)]
     held = sorted(tables[0]["layer"].unique().tolist())
     chosen = held if layers is None else list(layers)
@@ -103,6 +102,8 @@ def _draw_layer(
     families: Sequence[str],
     layer: int,
 ) -> None:
+    from matplotlib.ticker import NullFormatter
+
     shown = bins[bins["axis"] == "eigenvalue"]
     looks = styles(FAMILY_LABELS)
     for family in families:

@@ -4,15 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from incontext_linear.figures.style import (
     INK,
     MUTED,
     PALETTE,
+    Axes,
+    Figure,
     color_bar,
     draw_curves,
     legend_below,
@@ -51,6 +49,8 @@ def plot_identification(
         limit: share left unexplained up to which the candidate counts as valid.
         run: which run, seed or size is shown.
     """
+    from matplotlib.figure import Figure
+
     table = pooled(distances)
     shifts = [name for name in domain["shift"] if name in set(table["shift"])]
     figure = Figure(figsize=(15, 0.36 * len(shifts) + 2.6), layout="constrained")
@@ -67,6 +67,9 @@ def _domain(
     axes: Axes, table: pd.DataFrame, shifts: Sequence[str], candidate: str, limit: float
 ) -> None:
     """A row a shift, a cell a strength: the share of the learner that the candidate leaves."""
+    from matplotlib.colors import LogNorm
+    from matplotlib.patches import Rectangle
+
     norm = LogNorm(limit, 1, clip=True)
     longest = 1
     for row, shift in enumerate(shifts):
@@ -110,6 +113,8 @@ def _ramp(share: float) -> tuple[float, float, float]:
 
 def _map(axes: Axes, table: pd.DataFrame, shifts: Sequence[str]):
     """Candidates by shift, each shift at the strength that is hardest for the best candidate."""
+    from matplotlib.colors import LogNorm
+
     cells = hardest(table, shifts)
     grid = cells.to_numpy()
     image = axes.imshow(

@@ -1,10 +1,9 @@
 """The training history."""
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from incontext_linear.config import LearnerConfig, TaskConfig
-from incontext_linear.figures.style import legend_below, panel_grid, prepare_axes, styles
+from incontext_linear.figures.style import Figure, legend_below, panel_grid, prepare_axes, styles
 from incontext_linear.figures.words import describe_run
 from incontext_linear.training.loop import reporting_prefix
 

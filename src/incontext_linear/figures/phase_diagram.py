@@ -7,12 +7,6 @@ from fractions import Fraction
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgb
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
-from matplotlib.ticker import NullLocator
 
 from incontext_linear.figures.style import (
     GRID,
@@ -20,6 +14,10 @@ from incontext_linear.figures.style import (
     LARGEST_DRAWN,
     MUTED,
     PALETTE,
+    Axes,
+    Figure,
+    LogNorm,
+    ScalarMappable,
     color_bar,
     draw_curves,
     layer_axis,
@@ -73,6 +71,8 @@ def coordinate_names(axis: str, coordinates: Iterable[float]) -> list[str]:
 
 def solid_colors(predictors: Iterable[str]) -> dict[str, tuple[float, float, float]]:
     """A colour for each predictor, for areas: the curves' own."""
+    from matplotlib.colors import to_rgb
+
     return {name: to_rgb(look["color"]) for name, look in styles(predictors).items()}
 
 
@@ -170,6 +170,8 @@ def _run(table: pd.DataFrame, sweep: str) -> str:
 
 def _scale_axis(axes: Axes, axis: str, coordinates: Iterable[float]) -> None:
     """Ticks at the sweep's own values."""
+    from matplotlib.ticker import NullLocator
+
     if is_logarithmic(axis, coordinates):
         axes.set_xscale("log")
     axes.set_xticks(coordinates, coordinate_names(axis, coordinates))
@@ -278,6 +280,8 @@ def _faded(color: tuple[float, float, float], margin: float) -> tuple[float, ...
 
 
 def _paint(axes: Axes, table: pd.DataFrame, columns: np.ndarray, colors: dict) -> None:
+    from matplotlib.patches import Rectangle
+
     for cell, row, column in zip(table.itertuples(), _rows(table), columns, strict=True):
         corner = (column - 0.5, row - 0.5)
         face = _faded(colors[cell.nearest], cell.margin)
@@ -329,6 +333,11 @@ def _write_margins(axes: Axes, table: pd.DataFrame, colors: dict) -> None:
 def _nearest_legend(
     figure: Figure, grid: Iterable[Axes], nearest: pd.DataFrame, colors: dict
 ) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LinearSegmentedColormap, LogNorm
+    from matplotlib.patches import Patch
+    from matplotlib.ticker import NullLocator
+
     shown = [name for name in colors if name in set(nearest["nearest"])]
     handles = [Patch(facecolor=colors[name], label=algorithm_name(name)) for name in shown]
     unclear = Patch(
@@ -355,6 +364,9 @@ def plot_heat_map(heat_map: pd.DataFrame, sweep: str = "") -> Figure:
     compared; numbers are the SPDs. The minimum is boxed and says the share of resamples in which it
     is the minimum; the diagonal λ = σ²/τ², where there is one, is dashed.
     """
+    from matplotlib.colors import LogNorm
+    from matplotlib.ticker import NullLocator
+
     panels = _panels(heat_map)
     names = list(dict.fromkeys(heat_map["predictor"]))
     num_values = heat_map["axis_value"].nunique()
@@ -379,6 +391,8 @@ def plot_heat_map(heat_map: pd.DataFrame, sweep: str = "") -> Figure:
 
 
 def _heat_panel(axes: Axes, rows: pd.DataFrame, names: list[str], norm: LogNorm) -> ScalarMappable:
+    from matplotlib.colors import to_rgb
+
     grid = rows.pivot(index="axis_value", columns="predictor", values="mean")[names]
     least = grid.min(axis=1).clip(lower=np.finfo(float).tiny)
     shown = grid.where(grid < LARGEST_DRAWN).div(least, axis=0)
@@ -402,6 +416,8 @@ def _heat_panel(axes: Axes, rows: pd.DataFrame, names: list[str], norm: LogNorm)
 def _box(
     axes: Axes, row: int, column: int, half: float, color: str, dash: object, width: float
 ) -> None:
+    from matplotlib.patches import Rectangle
+
     corner = (column - half, row - half)
     axes.add_patch(
         Rectangle(
@@ -425,6 +441,8 @@ def _label_heat_panel(axes: Axes, rows: pd.DataFrame, names: list[str], title: s
 
 
 def _heat_legend(figure: Figure, has_diagonal: bool) -> None:
+    from matplotlib.patches import Patch
+
     minimum = Patch(fill=False, edgecolor=MINIMUM_COLOR, linewidth=2.2)
     handles, labels = [minimum], ["row's minimum, and the share of resamples in which it is"]
     if has_diagonal:

@@ -8,10 +8,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from torch import Tensor
 
 from incontext_linear.config import LearnerConfig, TaskConfig
@@ -19,6 +15,9 @@ from incontext_linear.figures.style import (
     INK,
     MUTED,
     PALETTE,
+    Axes,
+    Figure,
+    LogNorm,
     color_bar,
     draw_curve,
     draw_curves,
@@ -159,6 +158,8 @@ def plot_controls(
     A row a target; the dashed line is, layer by layer, the best control's error with the same
     read-out. The attention is that of the probe with the lowest error of all layers, per read-out.
     """
+    from matplotlib.lines import Line2D
+
     longest = int(scores["examples_seen"].max())
     scores, controls, attention = (
         table[table["examples_seen"] == longest] for table in (scores, controls, attention)
@@ -363,6 +364,8 @@ def plot_progress(
     seed: int,
 ) -> Figure:
     """Heat maps, layers × steps: SPD of each layer's predictions to m steps, the nearest marked."""
+    from matplotlib.colors import LogNorm
+
     longest = progress["examples_seen"].max()
     progress, nearest = (table[table["examples_seen"] == longest] for table in (progress, nearest))
     names = list(dict.fromkeys(nearest["algorithm"]))

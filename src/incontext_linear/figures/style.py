@@ -1,25 +1,29 @@
 """The look that all figures share: colours, axes, curves with intervals, grids of panels.
 
-Figures are made without pyplot, so they hold no global state and need no display.
+Figures are made without pyplot, so they hold no global state and need no display. Matplotlib is
+imported by the functions that draw: pipelines import this package to be built, seconds before.
 """
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colorbar import Colorbar
-from matplotlib.colors import hsv_to_rgb, to_hex, to_rgb
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from incontext_linear.figures.words import algorithm_name, parse_algorithm
 from incontext_linear.tables import LEARNER
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colorbar import Colorbar
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+else:  # Kedro resolves the annotations of nodes
+    Axes = Colorbar = Figure = LogNorm = ScalarMappable = Any
 
 INK, MUTED, GRID = "#1f2430", "#6b7280", "#e5e7eb"
 # Okabe and Ito's palette: distinguishable with the common forms of colour blindness.
@@ -98,6 +102,8 @@ def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def _style(name: str) -> dict[str, Any]:
+    from matplotlib.colors import to_hex, to_rgb
+
     for ending, dash in _VARIANTS.items():
         if name.endswith(ending):
             return _style(name.removesuffix(ending)) | {"linestyle": dash}
@@ -117,6 +123,8 @@ def _style(name: str) -> dict[str, Any]:
 
 
 def _shade(small: str, large: str, lowest: float, highest: float, number: float) -> str:
+    from matplotlib.colors import to_hex, to_rgb
+
     place = np.log(max(number, lowest) / lowest) / np.log(highest / lowest)
     place = min(float(place), 1.0)
     parts = zip(to_rgb(small), to_rgb(large), strict=True)
@@ -125,6 +133,8 @@ def _shade(small: str, large: str, lowest: float, highest: float, number: float)
 
 def _own_color(name: str) -> str:
     """Of a name that is not known here: a hue drawn by the name itself."""
+    from matplotlib.colors import hsv_to_rgb, to_hex
+
     drawn = zlib.crc32(name.encode()) / 2**32
     return to_hex(hsv_to_rgb((drawn, 0.75, 0.55 + 0.3 * (drawn * 997 % 1))))
 
@@ -148,6 +158,8 @@ def panel_grid(
         run: which run, seed or size is shown: written above all panels.
         subplots: as for `Figure.subplots`, such as ``sharey``.
     """
+    from matplotlib.figure import Figure
+
     columns = min(num_columns, num_panels)
     rows = -(-num_panels // columns)
     size = panel_size[0] * columns + extra[0], panel_size[1] * rows + extra[1]
@@ -193,6 +205,8 @@ def color_bar(
 
 def layer_axis(axes: Axes) -> None:
     """Whole layers only."""
+    from matplotlib.ticker import MaxNLocator
+
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 

@@ -16,7 +16,8 @@ Why not `scipy.stats.bootstrap`: it draws its resamples anew in every call, so c
 predictors would not share them (and drawing is most of the cost); it holds resamples × samples ×
 columns values at once (32 GB for 100,000 prompts and 40 columns, or a loop over batches); and it
 has no studentised interval, no tails, and no nested or crossed resampling. The tests compare with
-it.
+it. `scipy.special` is imported by the functions that use it, since a run imports this package
+before its first node.
 """
 
 from incontext_linear.config import BootstrapConfig

@@ -6,7 +6,6 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
-from scipy import special
 
 from incontext_linear.config import BootstrapConfig
 from incontext_linear.statistics.draws import Draws, sample_draws
@@ -88,6 +87,8 @@ def _medians(
     values: Float[np.ndarray, "sample column"], bootstrap: BootstrapConfig
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Median, low and high of each column."""
+    from scipy import special
+
     ordered = np.sort(values.T, axis=1)  # NaN comes last
     number = (~np.isnan(values)).sum(0)
     # scipy.stats has this quantile of the binomial distribution too, and takes a second to load.
@@ -185,6 +186,8 @@ def _student(
     number: Int[np.ndarray, " column"], bootstrap: BootstrapConfig
 ) -> Float[np.ndarray, "side column"]:
     """Student's quantiles; 0 for a single value."""
+    from scipy import special
+
     quantile = special.stdtrit((number - 1).clip(1), 1 - bootstrap.tail)
     return np.where(number > 1, np.vstack((-quantile, quantile)), 0.0)
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 from jaxtyping import Float
-from scipy import special
 
 
 def interval(
@@ -38,6 +37,8 @@ def few_seeds_factor(num_seeds: int, confidence: float) -> float:
     """
     if num_seeds < 2:
         return 1.0
+    from scipy import special
+
     level = (1 + confidence) / 2
     wider = special.stdtrit(num_seeds - 1, level) / special.ndtri(level)
     return float(wider * np.sqrt(num_seeds / (num_seeds - 1)))

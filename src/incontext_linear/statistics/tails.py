@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import special
 
 from incontext_linear.statistics.draws import Draws
 
@@ -84,6 +83,8 @@ def draw_mean_excess(
     m log θ − m log ξ − (1 + 1/ξ) S(θ); the prior is uniform in log θ, and (1 − ξ)^TAIL_PRIOR in ξ.
     The posterior is summed on a grid. Each column uses the same levels, so columns stay paired.
     """
+    from scipy import special
+
     rng = np.random.default_rng([*draws.entropy, draws.num_samples, 0, 1])
     levels = (rng.permutation(draws.num_resamples) + 0.5) / draws.num_resamples
     drawn = np.full((draws.num_resamples, len(excess)), np.nan)

@@ -3,7 +3,6 @@
 import math
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from incontext_linear.comparison.filters.layers import LayerFilters, layer_filters
 from incontext_linear.comparison.identification import (
@@ -14,6 +13,7 @@ from incontext_linear.comparison.identification import (
 from incontext_linear.config import LearnerConfig, TaskConfig, resolve_device
 from incontext_linear.figures.filters import plot_layer_filters
 from incontext_linear.figures.identification import plot_identification, plot_shift_curves
+from incontext_linear.figures.style import Figure
 from incontext_linear.figures.words import describe_run
 from incontext_linear.learner import Learner
 from incontext_linear.learner.devices import on_device

@@ -3,7 +3,6 @@
 """
 
 import pandas as pd
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from incontext_linear.config import EvaluationConfig, LearnerConfig, TaskConfig
@@ -12,6 +11,7 @@ from incontext_linear.dynamics.behaviour import LABELS
 from incontext_linear.dynamics.config import DynamicsConfig
 from incontext_linear.dynamics.trajectories import HOME, Trajectories
 from incontext_linear.figures import dynamics as figures
+from incontext_linear.figures.style import Figure
 from incontext_linear.predictors import Baselines
 from incontext_linear.progress import training_progress
 from incontext_linear.tables import MetricHistories, metric_histories, metric_history
