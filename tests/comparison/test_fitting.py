@@ -50,7 +50,7 @@ def test_a_number_that_is_on_no_grid_is_found_to_a_thousandth(task, family, numb
 
 def test_the_interval_of_a_noisy_learner_holds_the_number_planted(task):
     fitted = fit_family(_family(task, "ridge"), _home(task, _noisy(Ridge(0.2), 0.1)))
-    row = fitted.numbers_table(0.99, 200, seed=0).iloc[0]
+    row = fitted.tables(0.99, 200, seed=0)[0].iloc[0]
     assert row["low"] < 0.2 < row["high"]
     assert row["low"] < row["high"] < 1.5 * row["low"]
     assert not row["at_edge"]
@@ -62,7 +62,7 @@ def test_each_k_alone_finds_the_number_planted_there(task):
         return torch.where(few, Ridge(2.0)(xs, ys), Ridge(0.05)(xs, ys))
 
     fitted = fit_family(_family(task, "ridge"), _home(task, learner))
-    table = fitted.by_context(0.95, 100, seed=0).set_index("examples_seen")
+    table = fitted.tables(0.95, 100, seed=0)[1].set_index("examples_seen")
     assert table.loc[:4, "value"].between(1.2, 3.2).all()
     assert table.loc[5:, "value"].between(0.03, 0.08).all()
     assert (table["low"] <= table["value"]).all()

@@ -15,7 +15,7 @@ then on, each k has prompts of its own there: k examples as they were, then the 
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +71,15 @@ class Condition:
     def ask(self, candidate: Candidate) -> Float[Tensor, "batch prefix"]:
         """A candidate's predictions at every k."""
         return torch.cat([candidate(part) for part in self.parts], dim=1)
+
+    def only(self, examples_seen: Collection[int]) -> "Condition":
+        """The same prompts at some of these k alone, cut behind the last that is looked at."""
+        parts = []
+        for part in self.parts:
+            if kept := tuple(k for k in part.examples_seen if k in examples_seen):
+                asked = slice(max(kept) + 1)
+                parts.append(Prefixes(part.xs[:, asked], part.ys[:, asked], kept))
+        return Condition(self.shift, self.strength, tuple(parts))
 
 
 @dataclass(frozen=True)
@@ -309,14 +318,17 @@ def measure_conditions(
         separations.append(
             _separation_rows(*cells, predictions / scale**0.5, squared, resampled, confidence)
         )
-    return pd.concat(distances, ignore_index=True), pd.concat(separations, ignore_index=True)
+    return _joined(distances), _joined(separations)
 
 
 def squared_distance(
-    condition: Condition, candidate: Candidate, followed: Float[Tensor, "batch prefix"]
+    condition: Condition,
+    candidate: Candidate,
+    followed: Float[Tensor, "batch prefix"],
+    scale: float,
 ) -> Float[Tensor, "batch prefix"]:
-    """Squared differences of a candidate's predictions and others, as shares of Var(y)."""
-    return _finite((condition.ask(candidate) - followed).square() / condition.label_variance)
+    """Squared differences of a candidate's predictions and others, as shares of the scale."""
+    return _finite((condition.ask(candidate) - followed).square() / scale)
 
 
 def prompt_intervals(
@@ -344,20 +356,25 @@ def _finite(shares: Tensor) -> Tensor:
     return shares.nan_to_num(nan=CEILING, posinf=CEILING).clamp(max=CEILING)
 
 
-def _cells(condition: Condition, **columns: Sequence[str]) -> pd.DataFrame:
+Columns = dict[str, np.ndarray]
+"""Of one condition's rows, by name: tables are made of all conditions' at once, which is faster."""
+
+
+def _cells(condition: Condition, **columns: Sequence[str]) -> Columns:
     """A row for each candidate (or pair) and k, with the condition's name."""
     seen = condition.examples_seen
     count = len(next(iter(columns.values())))
-    table = pd.DataFrame(
-        {
-            "shift": condition.shift,
-            "strength": condition.strength,
-            "examples_seen": seen * count,
-        }
-    )
-    for name, values in columns.items():
-        table[name] = [value for value in values for _ in seen]
-    return table
+    cells = {
+        "shift": np.full(count * len(seen), condition.shift, dtype=object),
+        "strength": np.full(count * len(seen), condition.strength),
+        "examples_seen": np.tile(seen, count),
+    }
+    names = {name: np.array(values, dtype=object) for name, values in columns.items()}
+    return cells | {name: values.repeat(len(seen)) for name, values in names.items()}
+
+
+def _joined(parts: Sequence[Columns]) -> pd.DataFrame:
+    return pd.DataFrame({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
 def _distance_rows(
@@ -365,13 +382,13 @@ def _distance_rows(
     names: list[str],
     found: Mapping[str, Float[np.ndarray, "candidate prefix"]],
     power: Float[Tensor, " prefix"],
-) -> pd.DataFrame:
+) -> Columns:
     table = _cells(condition, candidate=names)
     for name, values in found.items():
         table["distance" if name == "mean" else name] = values.ravel()
     table["learner_power"] = power.repeat(len(names)).cpu().numpy()
-    table["label_variance"] = condition.label_variance
-    table["explained"] = 1 - table["distance"] / table["learner_power"].clip(lower=1e-30)
+    table["label_variance"] = np.full(len(table["shift"]), condition.label_variance)
+    table["explained"] = 1 - table["distance"] / table["learner_power"].clip(min=1e-30)
     return table
 
 
@@ -382,7 +399,7 @@ def _separation_rows(
     squared: Float[Tensor, "candidate prompt prefix"],
     resampled: Float[np.ndarray, "resample candidate prefix"],
     confidence: float,
-) -> pd.DataFrame:
+) -> Columns:
     first, second = np.triu_indices(len(names), 1)
     apart = _finite((predictions[first] - predictions[second]).square()).mean(1).cpu().numpy()
     logs = np.log(resampled + 1e-12)
@@ -427,7 +444,8 @@ def measure_structure(
     explained = _cross_fitted(known, residual)
     gain = residual.square() - (residual - explained).square()
     found = prompt_intervals(gain, confidence, num_resamples, seed)
-    table = _cells(condition, candidate=list(candidates))[["candidate", "examples_seen"]]
+    cells = _cells(condition, candidate=list(candidates))
+    table = pd.DataFrame({name: cells[name] for name in ("candidate", "examples_seen")})
     for name, column in (("structured", "mean"), ("low", "low"), ("high", "high")):
         table[name] = found[column].ravel()
     power = followed.square().mean(0)

@@ -49,12 +49,13 @@ def confirm(
     per_candidate = cells["against"].value_counts()
     for place, rows in confirmed.groupby(["shift", "strength"], sort=False, dropna=False):
         shift, strength = cast(tuple[str, float], place)
-        condition = rebuild(shift, float(strength))
+        whole = rebuild(shift, float(strength))
+        condition, scale = whole.only(set(rows["examples_seen"])), whole.label_variance
         followed, asked = condition.ask(learner), {}
         for index, row in zip(rows.index, rows_of(rows), strict=True):
             for name in (row.against, row.rival):
                 if name not in asked:
-                    asked[name] = squared_distance(condition, candidates[name], followed)
+                    asked[name] = squared_distance(condition, candidates[name], followed, scale)
             column = condition.examples_seen.index(row.examples_seen)
             pair = [
                 asked[name][:, [column]].cpu().numpy() + FLOOR for name in (row.against, row.rival)

@@ -225,17 +225,18 @@ def _from_cells(cells: pd.DataFrame, limits: Thresholds) -> list[Evidence]:
 def _from_symmetries(
     distances: pd.DataFrame, symmetries: pd.DataFrame, limits: Thresholds
 ) -> list[Evidence]:
-    at_home = distances[distances["shift"] == HOME].set_index(["candidate", "examples_seen"])
-    keys = ["symmetry", "examples_seen"]
-    own = symmetries[symmetries["candidate"] == LEARNER].set_index(keys)
+    rows = rows_of(distances[distances["shift"] == HOME])
+    at_home = {(row.candidate, row.examples_seen): row for row in rows}
+    rows = rows_of(symmetries[symmetries["candidate"] == LEARNER])
+    own = {(row.symmetry, row.examples_seen): row for row in rows}
     found = []
     for row in rows_of(symmetries[symmetries["candidate"] != LEARNER]):
         if row.candidate.endswith(BY_CONTEXT):
             continue
-        learner = own.loc[(row.symmetry, row.examples_seen)]
-        home = at_home.loc[(row.candidate, row.examples_seen)]
-        allowed = row.noise_gain * home["distance"] + 1e-12
-        floor = (1 - limits.explained) * home["learner_power"]
+        learner = own[row.symmetry, row.examples_seen]
+        home = at_home[row.candidate, row.examples_seen]
+        allowed = row.noise_gain * home.distance + 1e-12
+        floor = (1 - limits.explained) * home.learner_power
         for broken, held in ((learner, row), (row, learner)):
             ratio = broken.violation / (held.violation + allowed)
             low = broken.low / (held.high + allowed)

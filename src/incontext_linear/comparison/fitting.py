@@ -77,11 +77,23 @@ class FittedFamily:
     distances: Float[Tensor, "member batch prefix"] = field(repr=False)
     tied: int = 1
 
-    def numbers_table(self, confidence: float, num_resamples: int, seed: int) -> pd.DataFrame:
-        """One row a free number: value, interval over prompts, whether an edge was reached."""
+    def tables(
+        self, confidence: float, num_resamples: int, seed: int
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """What is known of the free numbers, over resampled prompts.
+
+        Returns:
+            numbers: one row a free number: value, interval, whether an edge was reached.
+            contexts: the nearest member at each k alone: does one number hold for all k?
+        """
+        means = resampled_means(self.distances.cpu().numpy(), num_resamples, seed)
+        return self._numbers(means, confidence), self._by_context(means, confidence)
+
+    def _numbers(
+        self, means: Float[np.ndarray, "resample member prefix"], confidence: float
+    ) -> pd.DataFrame:
         if not self.member.numbers:
             return pd.DataFrame(columns=["family", "number", "value", "low", "high", "at_edge"])
-        means = resampled_means(self.distances.cpu().numpy(), num_resamples, seed)
         best = np.log(means + FLOOR).mean(-1).argmin(1)
         return pd.DataFrame(
             [self._row(name, best, confidence) for name in self.member.family.grids]
@@ -101,9 +113,10 @@ class FittedFamily:
             "at_edge": bool(edge),
         }
 
-    def by_context(self, confidence: float, num_resamples: int, seed: int) -> pd.DataFrame:
-        """The nearest member at each k alone: does one number hold for all k?"""
-        best = resampled_means(self.distances.cpu().numpy(), num_resamples, seed).argmin(1)
+    def _by_context(
+        self, means: Float[np.ndarray, "resample member prefix"], confidence: float
+    ) -> pd.DataFrame:
+        best = means.argmin(1)
         nearest = self.distances.mean(1).argmin(0)
         rows = []
         for column, k in enumerate(self.member_contexts):

@@ -235,12 +235,8 @@ def fit_families(
         fitted[family.name] = fit_family(family, home, away, settings.tie_tolerance)
     fitted = dict(sorted(fitted.items(), key=lambda item: len(item[1].member.numbers)))
     bootstrap = (settings.confidence, settings.num_resamples, seed)
-    free = [f for f in fitted.values() if f.member.numbers]
-    return Fits(
-        fitted,
-        pd.concat([f.numbers_table(*bootstrap) for f in free], ignore_index=True),
-        pd.concat([f.by_context(*bootstrap) for f in free], ignore_index=True),
-    )
+    tables = [f.tables(*bootstrap) for f in fitted.values() if f.member.numbers]
+    return Fits(fitted, *(pd.concat(part, ignore_index=True) for part in zip(*tables, strict=True)))
 
 
 def measure_everywhere(

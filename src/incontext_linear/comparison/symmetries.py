@@ -137,6 +137,7 @@ def measure_symmetries(
         how much independent noise on the predictions is raised in the violation.
     """
     asked = {LEARNER: as_candidate(learner), **candidates}
+    unchanged = _Unchanged(prompts)
     scale = float(prompts.ys.square().mean())
     rows = []
     for name, symmetry in symmetries.items():
@@ -144,8 +145,8 @@ def measure_symmetries(
         together = [tuple(examples_seen)] if symmetry.at_every_k else [(k,) for k in examples_seen]
         for seen in together:
             terms = symmetry.terms(prompts, seen[-1], rng)
-            parts = [(coefficient, _prefixes(changed, seen)) for coefficient, changed in terms]
-            sums = torch.stack([_sum(candidate, parts) for candidate in asked.values()])
+            parts = [(coefficient, unchanged.prefixes(part, seen)) for coefficient, part in terms]
+            sums = torch.stack([unchanged.sum(*one, parts) for one in asked.items()])
             shares = (sums.square() / scale).nan_to_num(nan=1e6, posinf=1e6).clamp(max=1e6)
             found = prompt_intervals(shares, confidence, num_resamples, seed)
             gain = sum(coefficient**2 for coefficient, _ in terms)
@@ -157,10 +158,37 @@ def measure_symmetries(
     return pd.DataFrame(rows, columns=columns)
 
 
-def _prefixes(prompts: Prompts, seen: tuple[int, ...]) -> Prefixes:
-    length = max(seen) + 1
-    return Prefixes(prompts.xs[:, :length].double(), prompts.ys[:, :length].double(), seen)
+class _Unchanged:
+    """Asks everybody once about prompts that are a term of several symmetries as they are.
 
+    Args:
+        prompts: the ones that every symmetry starts from.
+    """
 
-def _sum(candidate: Candidate, parts: list[tuple[float, Prefixes]]) -> Tensor:
-    return sum(coefficient * candidate(prefixes) for coefficient, prefixes in parts)
+    def __init__(self, prompts: Prompts):
+        self.prompts = prompts
+        self._prefixes: dict[tuple[int, ...], Prefixes] = {}
+        self._answers: dict[tuple[str, tuple[int, ...]], Tensor] = {}
+
+    def prefixes(self, term: Prompts, seen: tuple[int, ...]) -> Prefixes:
+        """A term's prompts in float64, cut behind the last k that is looked at."""
+        if term is self.prompts and seen in self._prefixes:
+            return self._prefixes[seen]
+        length = max(seen) + 1
+        found = Prefixes(term.xs[:, :length].double(), term.ys[:, :length].double(), seen)
+        if term is self.prompts:
+            self._prefixes[seen] = found
+        return found
+
+    def sum(self, name: str, candidate: Candidate, parts: list[tuple[float, Prefixes]]) -> Tensor:
+        """A candidate's predictions, times the coefficients."""
+        first, *others = [factor * self._ask(name, candidate, terms) for factor, terms in parts]
+        return sum(others, first)
+
+    def _ask(self, name: str, candidate: Candidate, prefixes: Prefixes) -> Tensor:
+        key = (name, prefixes.examples_seen)
+        if self._prefixes.get(prefixes.examples_seen) is not prefixes:
+            return candidate(prefixes)
+        if key not in self._answers:
+            self._answers[key] = candidate(prefixes)
+        return self._answers[key]

@@ -19,6 +19,11 @@ FEWEST_EXCESSES = 10
 
 _SHAPES = (np.arange(48) + 0.5) / 48  # grid of ξ
 _RATES = np.geomspace(1e-3, 50, 64)  # grid of θ = ξ/σ, in units of 1 / (the median excess)
+_LOG_RATIOS = np.log(_RATES[:, None] / _SHAPES)
+_LOG_PRIOR = TAIL_PRIOR * np.log1p(-_SHAPES)
+_UNORDERED = (_SHAPES / (_RATES[:, None] * (1 - _SHAPES))).ravel()
+_ORDER = _UNORDERED.argsort()
+_MEAN_EXCESSES = _UNORDERED[_ORDER]  # σ/(1 − ξ) of every point of both grids, the smallest first
 
 
 @dataclass(frozen=True)
@@ -83,22 +88,20 @@ def draw_mean_excess(
     m log θ − m log ξ − (1 + 1/ξ) S(θ); the prior is uniform in log θ, and (1 − ξ)^TAIL_PRIOR in ξ.
     The posterior is summed on a grid. Each column uses the same levels, so columns stay paired.
     """
-    from scipy import special
-
     rng = np.random.default_rng([*draws.entropy, draws.num_samples, 0, 1])
     levels = (rng.permutation(draws.num_resamples) + 0.5) / draws.num_resamples
     drawn = np.full((draws.num_resamples, len(excess)), np.nan)
-    candidates = (_SHAPES / (_RATES[:, None] * (1 - _SHAPES))).ravel()
-    order = candidates.argsort()
     for column, places in enumerate(excess):
         known = places[places > 0]
         if not len(known):
             continue
         unit = np.median(known)
         logs = np.log1p(_RATES[:, None] * (known / unit)).sum(1)[:, None]
-        posterior = len(known) * np.log(_RATES[:, None] / _SHAPES) - (1 + 1 / _SHAPES) * logs
-        posterior += TAIL_PRIOR * np.log1p(-_SHAPES)
-        weights = special.softmax(posterior).ravel()[order].cumsum()
-        chosen = np.searchsorted(weights, levels).clip(max=len(order) - 1)
-        drawn[:, column] = candidates[order][chosen] * unit
+        posterior = len(known) * _LOG_RATIOS - (1 + 1 / _SHAPES) * logs
+        posterior += _LOG_PRIOR
+        posterior -= posterior.max()  # a softmax, without SciPy's checks a column
+        weights = np.exp(posterior, out=posterior)
+        weights /= weights.sum()
+        chosen = np.searchsorted(weights.ravel()[_ORDER].cumsum(), levels)
+        drawn[:, column] = _MEAN_EXCESSES[chosen.clip(max=len(_ORDER) - 1)] * unit
     return drawn
