@@ -125,7 +125,7 @@ def plot_attention(
     for index, axes in enumerate(grid):
         layer, head = divmod(index, num_heads)
         image = axes.imshow(maps[layer, head], cmap="Blues", vmin=0, vmax=1)
-        axes.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=8, color=INK)
+        axes.set_title(f"layer {layer + 1}, head {head + 1}", y=1.0, fontsize=8, color=INK)
         axes.tick_params(colors=MUTED, labelsize=6)
         step = max(1, -(-num_tokens // 24))  # labels that do not touch
         for axis in (axes.xaxis, axes.yaxis):

@@ -174,7 +174,7 @@ def panel_grid(
 
 def prepare_axes(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
     """The look that all panels share."""
-    axes.set_title(title, loc="left", fontsize=11, color=INK, fontweight="bold")
+    axes.set_title(title, loc="left", y=1.0, fontsize=11, color=INK, fontweight="bold")
     axes.set_xlabel(xlabel, color=MUTED)
     axes.set_ylabel(ylabel, color=MUTED)
     axes.grid(color=GRID, linewidth=0.8)
