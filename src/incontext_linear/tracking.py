@@ -19,6 +19,7 @@ from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
 from kedro_mlflow.config.kedro_mlflow_config import KedroMlflowConfig
 from kedro_mlflow.framework.hooks.mlflow_hook import MlflowHook
 from mlflow import MlflowClient
@@ -133,6 +134,17 @@ class Tracking(MlflowHook):
                 announce_headline(client, self.run_id)
 
     @hook_impl
+    def before_node_run(
+        self, node: Node, catalog: DataCatalog, inputs: dict[str, Any], is_async: bool
+    ) -> None:
+        """Open the run where a node begins in a thread that has it not open: kedro-mlflow opens it
+        anew in every node, and each time it must be ended too.
+        """
+        run = mlflow.active_run()
+        if run is None or run.info.run_id != self.run_id:
+            super().before_node_run(node, catalog, inputs, is_async)
+
+    @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
         """Say which prompts the run is about; add a form of its tables that MLflow can show."""
         if self.run_id is None or self._is_variant or not mlflow.active_run():
@@ -165,7 +177,7 @@ class Tracking(MlflowHook):
     ) -> None:
         """End the run as kedro-mlflow does: it was not interrupted."""
         super().after_pipeline_run(run_params, pipeline, catalog)
-        # Nodes have opened the run again: left open, it would take in a notebook's next run.
+        # Left open, by a node in another thread too, it would take in a notebook's next run.
         if not self._already_active_mlflow:
             end_open_runs("FINISHED")
         atexit.unregister(end_open_runs)
@@ -196,8 +208,8 @@ def absolute_sqlite(uri: Any, project: Path) -> Any:
 
 @contextmanager
 def _system_metrics(wanted: bool) -> Iterator[None]:
-    """Watch the machine's load for the run that begins in the block, and for it alone: each node
-    opens the run once more, and would begin to watch again.
+    """Watch the machine's load for the run that begins in the block, and for it alone: where it is
+    opened once more, in a node, that would begin to watch again.
     """
     if wanted:
         mlflow.enable_system_metrics_logging()
@@ -273,7 +285,7 @@ def end_open_runs(status: str) -> None:
     """End what this process has open in MLflow: a run that was interrupted, if this is at its
     end.
     """
-    while mlflow.active_run():  # kedro-mlflow opens the same run once more in each node
+    while mlflow.active_run():  # kedro-mlflow opens the same run once more in a node's thread
         mlflow.end_run(status)
 
 

@@ -2,10 +2,13 @@ import errno
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import click
+import mlflow
 import pytest
-from kedro.io import DatasetError
+from kedro.io import DataCatalog, DatasetError
+from kedro.pipeline import node
 from mlflow.utils.databricks_utils import is_running_in_ipython_environment
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
@@ -13,7 +16,7 @@ from incontext_linear.config import TaskConfig
 from incontext_linear.hooks import ProjectChecks
 from incontext_linear.phase_diagram.variants import PhaseDiagramError
 from incontext_linear.progress import training_progress
-from incontext_linear.tracking import _fields, _outside_notebooks, absolute_sqlite
+from incontext_linear.tracking import Tracking, _fields, _outside_notebooks, absolute_sqlite
 from incontext_linear.training import Progress, TrainingDivergedError
 
 
@@ -99,3 +102,21 @@ def test_in_a_notebook_mlflow_sees_it(monkeypatch):
     with _outside_notebooks():
         assert is_running_in_ipython_environment()
     assert sys.modules["IPython"] is loaded
+
+
+@pytest.mark.parametrize("already", [None, "another", "ours"])
+def test_a_node_opens_the_run_only_where_its_thread_has_it_not_open(monkeypatch, already):
+    open_runs = [already] if already else []
+
+    def active_run():
+        facts = SimpleNamespace(run_id=open_runs[-1] if open_runs else None, run_name="")
+        return SimpleNamespace(info=facts) if open_runs else None
+
+    monkeypatch.setattr(mlflow, "active_run", active_run)
+    monkeypatch.setattr(mlflow, "start_run", lambda run_id, nested: open_runs.append(run_id))
+    hook: Any = Tracking()
+    hook.run_id = "ours"
+    hook.mlflow_config = SimpleNamespace(tracking=SimpleNamespace(run=SimpleNamespace(nested=True)))
+    for _ in range(2):
+        hook.before_node_run(node(lambda: 1, None, "one", name="one"), DataCatalog(), {}, False)
+    assert open_runs == (["another", "ours"] if already == "another" else ["ours"])

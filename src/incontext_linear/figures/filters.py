@@ -117,7 +117,9 @@ def _draw_layer(
     axes.set_xscale("log")
     axes.xaxis.set_minor_formatter(NullFormatter())
     prepare_axes(axes, "", "eigenvalue s of XᵀX", "")
-    axes.set_title(f"layer {layer}", loc="left", y=1.0, pad=24, fontsize=11, color=INK, fontweight="bold")
+    axes.set_title(
+        f"layer {layer}", loc="left", y=1.0, pad=24, fontsize=11, color=INK, fontweight="bold"
+    )
     share = shares[shares["axis"] == "eigenvalue"]["mean"].item()
     text = f"a filter explains {100 * max(share, 0):.0f} %\n"
     if share >= LEAST_SHARE:
