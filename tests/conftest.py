@@ -4,6 +4,7 @@ Without a GPU, Triton's kernels are run by its interpreter; without Triton, whic
 not at all.
 """
 
+import gc
 import os
 import pkgutil
 import re
@@ -57,13 +58,26 @@ jaxtyping.install_import_hook(
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 
+# Hardly anything is garbage of what is imported and collected, and little of what runs make.
+gc.disable()
+gc.set_threshold(50_000)
+
 # Results must not depend on the number of threads. A worker of `pytest -n 2` has one core.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 hypothesis.settings.register_profile("project", deadline=None, max_examples=25, derandomize=True)
+hypothesis.settings.register_profile(
+    "quick", hypothesis.settings.get_profile("project"), max_examples=8
+)
 hypothesis.settings.load_profile("project")
 
 _LONGEST = ["test_run.py", "test_runs.py", "test_distributed.py", "test_training.py"]
 _SLOW_FILE = re.compile(r"^pytestmark = \[?\s*pytest\.mark\.slow", re.MULTILINE)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """`make quick` tries fewer examples of each property."""
+    if config.getoption("markexpr") == "not slow":
+        hypothesis.settings.load_profile("quick")
 
 
 def pytest_ignore_collect(collection_path, config: pytest.Config) -> bool | None:
@@ -77,3 +91,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first: one that a worker begins last leaves the other core idle."""
     rank = {name: place for place, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
+def pytest_collection_finish() -> None:
+    """Garbage is searched for from here on, and not in the million objects that are there."""
+    gc.freeze()
+    gc.enable()

@@ -53,6 +53,7 @@ def test_labels_still_follow_from_one_w(found):
     torch.testing.assert_close((part.xs @ fitted).squeeze(-1), part.ys, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_search_repeats(found):
     _, _, condition, args = found
     again = most_different_prompts(*args, num_steps=25)

@@ -59,6 +59,7 @@ def test_skipping_to_the_last_layer_reads_every_step(found):
     np.testing.assert_allclose(later["scale"], 1, rtol=0.03)
 
 
+@pytest.mark.slow
 def test_gradient_descent_is_told_from_the_other_families(found):
     scores = found.scores.query("readout == 'skip' and layer > @FIRST").pivot(
         index="layer", columns="family", values="ratio_low"
@@ -67,10 +68,12 @@ def test_gradient_descent_is_told_from_the_other_families(found):
     assert (scores[["scaled_ridge", "scaled_newton", "scaled_least_squares"]] > 2).all(axis=None)
 
 
+@pytest.mark.slow
 def test_the_lens_sees_nothing_before_the_last_layer(found):
     assert found.scores.query("readout == 'lens'")["layer"].unique().tolist() == [FIRST + NUM_STEPS]
 
 
+@pytest.mark.slow
 def test_a_read_out_fitted_to_labels_runs_ahead(found):
     times = found.parameters.query(
         "family == 'scaled_gradient_flow' and parameter == 'time'"
@@ -79,6 +82,7 @@ def test_a_read_out_fitted_to_labels_runs_ahead(found):
     assert (ahead.loc[FIRST + 1 : FIRST + 2] > 1.5).all()
 
 
+@pytest.mark.slow
 def test_what_is_new_in_a_layer_is_its_step(found):
     readable = found.readable.query("carrier == 'content' and choice == 'new'")
     readable = readable.set_index(["layer", "family"])
@@ -90,6 +94,7 @@ def test_what_is_new_in_a_layer_is_its_step(found):
         assert readable.loc[(FIRST + step - 1, "ridge"), "gain"] < row["gain"] / 10
 
 
+@pytest.mark.slow
 def test_the_best_read_filter_does_not_tell_progress(found):
     """Xᵀy, one step, stays in every later layer: the pitfall that `new` avoids."""
     best = found.readable.query(
@@ -99,6 +104,7 @@ def test_the_best_read_filter_does_not_tell_progress(found):
     assert (best.loc[FIRST + 1 :, "value"] == 1).any()
 
 
+@pytest.mark.slow
 def test_steps_grow_linearly_where_they_do(found):
     path = layer_paths(found).set_index(["readout", "quantity"])
     row = path.loc[("skip", "gradient_time")]

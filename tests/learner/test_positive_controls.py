@@ -46,6 +46,7 @@ def test_the_optimal_step_in_closed_form_is_the_best_of_all_steps(normalization,
     assert share((moment @ theory.T * xs).sum(-1), ys) > 0.1
 
 
+@pytest.mark.slow
 def test_one_layer_of_linear_attention_learns_the_optimal_step():
     task = TaskConfig(dim=2, num_examples=6)
     distribution = Distribution(task, (1.5, 0.5))

@@ -205,6 +205,7 @@ def well_conditioned(seed):
     return xs[keep], ys[keep]
 
 
+@pytest.mark.slow
 def test_many_gradient_steps_reach_minimum_norm_least_squares():
     xs, ys = well_conditioned(0)
     descended = GradientDescent(0.01, 4000).weights(xs, ys)

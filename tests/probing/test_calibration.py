@@ -92,6 +92,7 @@ def test_probes_read_the_moment_from_the_layer_of_the_products_on(scores):
     assert (scores.loc[2:, "moment"] < 0.05).all()
 
 
+@pytest.mark.slow
 def test_probes_read_more_of_the_weights_with_every_step(scores):
     steps = scores.loc[3 : LAST - 1, "least_squares"]
     assert (scores.loc[:1, "least_squares"] > 0.8).all()

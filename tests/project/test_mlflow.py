@@ -26,7 +26,7 @@ def project(tmp_path_factory):
     """Two trainings, one after the other: of the second the learner lies on the disk."""
     project = copy_project(tmp_path_factory.mktemp("tracked"))
     for settings in ("registered_model=mine", "seed=1,training.num_steps=10"):
-        result = kedro(project, *RUN, "--params", settings)
+        result = kedro(project, *RUN, "--params", settings, drawn=False)
         assert result.returncode == 0, result.output[-3000:]
     return project
 
@@ -155,7 +155,7 @@ def test_a_report_shows_nothing_of_another_run(project):
 
 
 def test_a_run_says_in_few_lines_what_it_did(project):
-    result = kedro(project, *RUN)
+    result = kedro(project, *RUN, drawn=False)
     # What is logged comes once wrapped as in a terminal, and once more as it is.
     lines = result.output[result.output.rindex("Kedro project") :].splitlines()
     assert len(lines) <= 40, result.output

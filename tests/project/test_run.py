@@ -1,5 +1,6 @@
 """The whole project in conf/test, as a user runs it: a copy of the tree, and Kedro's commands."""
 
+import os
 import re
 import shutil
 import signal
@@ -12,6 +13,7 @@ import nbformat
 import pandas as pd
 import pytest
 import torch
+from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from safetensors.torch import load_file
@@ -148,7 +150,15 @@ def test_interventions_and_progress_cover_every_layer(finished):
 
 def test_parts_of_the_probing_pipeline_are_chosen_by_tags(finished):
     result = kedro(
-        finished, "run", "--env", "test", "--pipelines", "probing", "--tags", "layerwise"
+        finished,
+        "run",
+        "--env",
+        "test",
+        "--pipelines",
+        "probing",
+        "--tags",
+        "layerwise",
+        drawn=False,
     )
     assert result.returncode == 0, result.output[-3000:]
     assert "probing: 5 nodes" in result.says
@@ -166,7 +176,7 @@ def test_checkpoints_are_gone_once_the_learner_is_saved(finished):
 def test_every_pipeline_runs_alone_and_gives_the_same_numbers(finished, name):
     before = {path: pd.read_parquet(path) for path in (finished / "data/test").rglob("*.parquet")}
     learner = (finished / "data/test/06_models/learner.safetensors").read_bytes()
-    result = kedro(finished, "run", "--env", "test", "--pipelines", name)
+    result = kedro(finished, "run", "--env", "test", "--pipelines", name, drawn=False)
     assert result.returncode == 0, result.output[-3000:]
     for path, content in before.items():
         pd.testing.assert_frame_equal(pd.read_parquet(path), content)
@@ -192,10 +202,8 @@ def test_a_measurement_draws_its_own_prompts_and_says_that_they_are_new_to_the_l
 ):
     project = copy_project(tmp_path)
     shutil.copytree(finished / "data/test/06_models", project / "data/test/06_models")
-    settings = ["--params", f"{changed}=0.5,seed=1"]
-    result = kedro(
-        project, "run", "--env", "test", "--pipelines", "behavioral_comparison", *settings
-    )
+    command = ("run", "--env", "test", "--pipelines", "behavioral_comparison")
+    result = kedro(project, *command, "--params", f"{changed}=0.5,seed=1", drawn=False)
     assert result.returncode == 0, result.output[-3000:]
     says = "out of distribution: trained with task.noise_std = 0.0, these prompts have 0.5"
     assert says in result.says
@@ -264,10 +272,27 @@ def told(finished, tmp_path_factory):
     return project
 
 
-def execute(project: Path, notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
-    """Run a notebook's cells in a kernel of its own; their outputs, one after another."""
-    where = {"metadata": {"path": str(project / "notebooks")}}
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=where).execute()
+@pytest.fixture(scope="module")
+def kernel():
+    """One for all notebooks, whose cells take less time than a kernel's imports."""
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel(env=os.environ | {"KEDRO_ENV": "test"})
+    yield manager
+    manager.shutdown_kernel(now=True)
+
+
+def execute(
+    kernel: KernelManager, project: Path, notebook: nbformat.NotebookNode
+) -> list[nbformat.NotebookNode]:
+    """Run a notebook's cells, which find no name of another's; their outputs, one after another."""
+    first = nbformat.v4.new_code_cell(f"%reset -f\n%cd -q {project / 'notebooks'}")
+    notebook.cells.insert(0, first)
+    running = NotebookClient(notebook, km=kernel, timeout=300)
+    try:
+        running.execute()
+    finally:
+        if running.kc:
+            running.kc.stop_channels()
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     return [output for cell in cells for output in cell.outputs]
 
@@ -277,11 +302,10 @@ def without_colors(text: str) -> str:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebooks_show_their_figures_and_the_parameters_of_the_run(told, path, monkeypatch):
-    monkeypatch.setenv("KEDRO_ENV", "test")
+def test_notebooks_show_their_figures_and_the_parameters_of_the_run(told, kernel, path):
     notebook = nbformat.read(path, as_version=4)
     drawn = sum(cell.source.count("plot_") > 0 for cell in notebook.cells)
-    outputs = execute(told, notebook)
+    outputs = execute(kernel, told, notebook)
     shown = [output.data for output in outputs if "data" in output]
     assert sum("image/png" in data for data in shown) == drawn >= 3
     says = "\n".join(without_colors(data["text/plain"]) for data in shown)
@@ -289,16 +313,15 @@ def test_notebooks_show_their_figures_and_the_parameters_of_the_run(told, path, 
         assert re.search(r"task\.noise_std +0\.0 ", says)
 
 
-def test_a_notebook_refuses_results_of_different_runs_in_one_line(told, monkeypatch, tmp_path):
+def test_a_notebook_refuses_results_of_different_runs_in_one_line(told, kernel, tmp_path):
     project = tmp_path / "mixed"
     shutil.copytree(told, project)
-    monkeypatch.setenv("KEDRO_ENV", "test")
     causality = report(project, "causality")
     causality["fraction"] /= 2
     causality.to_parquet(project / "data/test/08_reporting/causality.parquet")
     notebook = nbformat.read(ROOT / "notebooks/hidden_states.ipynb", as_version=4)
     with pytest.raises(CellExecutionError) as caught:
-        execute(project, notebook)
+        execute(kernel, project, notebook)
     assert re.fullmatch(
         r"no single run made .*causality.* as they are on disk: "
         r"make them together with `kedro run --pipelines probing`",

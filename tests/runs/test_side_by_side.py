@@ -20,7 +20,7 @@ from kedro.framework.hooks import hook_impl
 from kedro.framework.hooks.manager import _create_hook_manager
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
-from support.project import copy_project, kedro_process, runs
+from support.project import copy_project, kedro, runs
 
 from incontext_linear.runs.session import SIDE_BY_SIDE
 from incontext_linear.runs.side_by_side import LONG, SideBySideRunner
@@ -69,6 +69,15 @@ def no_process_is_left():
     before = set(multiprocessing.active_children())
     yield
     assert set(multiprocessing.active_children()) <= before
+
+
+@pytest.fixture
+def one_thread():
+    """As a run side by side has them, a node."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def carry_out(nodes, recorder, **inputs):
@@ -261,13 +270,13 @@ def test_a_number_of_workers_that_is_none_is_refused():
         SideBySideRunner(num_workers=0)
 
 
-def test_a_run_gives_the_same_tables_and_metrics_as_one_node_after_the_other(tmp_path):
+def test_a_run_gives_the_same_tables_and_metrics_as_one_node_after_the_other(tmp_path, one_thread):
     pipelines = "data_generation,model_training,baseline_estimation,behavioral_comparison"
     found = []
     for name, options in {"one": [], "two": ["--runner", SIDE_BY_SIDE]}.items():
         project = copy_project(tmp_path / name)
-        # In a process of its own, which has one thread (`support.project.ENVIRONMENT`).
-        result = kedro_process(project, "run", "--env", "test", "--pipelines", pipelines, *options)
+        command = ("run", "--env", "test", "--pipelines", pipelines, *options)
+        result = kedro(project, *command, drawn=name == "two")
         assert result.returncode == 0, result.output[-3000:]
         written = sorted((project / "data/test").rglob("*.parquet"))
         (run,) = runs(project)

@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import mlflow
 import pandas as pd
@@ -91,9 +92,17 @@ def _write_database(path: Path) -> None:
         connection.execute(move, (str(made_in), str(path.parent)))
 
 
-def kedro(project: Path, *arguments: str) -> Outcome:
-    """``kedro …`` in a project's folder, in this process."""
-    with _in_project(project) as log:
+def kedro(project: Path, *arguments: str, drawn: bool = True) -> Outcome:
+    """``kedro …`` in a project's folder, in this process.
+
+    Args:
+        project: the folder.
+        arguments: the command's.
+        drawn: whether figures are drawn, which takes a third of a run of ``conf/test``; otherwise
+            they are built, and files that hold no picture are saved in their places.
+    """
+    drawing = mock.patch("incontext_linear.datasets.draw", return_value=b"not drawn")
+    with _in_project(project) as log, contextlib.nullcontext() if drawn else drawing:
         result = CliRunner().invoke(KedroCLI(project), list(arguments), prog_name="kedro")
         raised = ""
         if result.exc_info and not isinstance(result.exception, SystemExit | None):

@@ -128,6 +128,7 @@ def variant(folder, architecture, seed, shares, **task):
     pd.concat(spd).to_parquet(folder / "08_reporting" / "spd_curves.parquet")
 
 
+@pytest.mark.slow
 def test_a_finished_sweep_becomes_table_summary_and_figure(tmp_path, monkeypatch, capsys):
     for seed in (0, 1):
         variant(tmp_path / f"gru/{seed}", "gru", seed, [0.1] * 20 + [0.5] * 20)

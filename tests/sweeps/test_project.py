@@ -25,7 +25,10 @@ def variants(project: Project) -> list[Variant]:
     return [v for name in project.names() for v in project.variants(name, project.sweep(name))]
 
 
-@pytest.mark.parametrize("env", ["base", "paper", "test"])
+# `make quick` asks about one of them.
+@pytest.mark.parametrize(
+    "env", ["test", *(pytest.param(env, marks=pytest.mark.slow) for env in ("base", "paper"))]
+)
 def test_all_that_ship_can_be_run(env):
     assert variants(Project(PROJECT, env))
 
@@ -36,6 +39,7 @@ def test_an_environment_can_take_away_what_goes_along_with_an_axis():
     assert not paper.follow
 
 
+@pytest.mark.slow
 def test_parameters_are_those_of_kedros_loader():
     for variant in variants(Project(PROJECT, "base"))[::7]:
         overrides = variant.overrides | {"seed": variant.seed}

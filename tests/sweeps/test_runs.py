@@ -51,7 +51,7 @@ diverging:
   parameters: {{training: {{optimizer: adamw, gradient_clip: 1.0e+5}}}}
 interrupted:  # longer: it is looked at while it runs
   axes: {{model.num_layers: [1, 2]}}
-  parameters: {{training: {{num_steps: 1200, checkpoint_every: 20, log_every: 5}}}}
+  parameters: {{training: {{num_steps: 600, checkpoint_every: 20, log_every: 5}}}}
 invalid:
   axes: {{model.width: [16, 15]}}
 """
@@ -360,9 +360,13 @@ def test_after_ctrl_c_no_process_is_left_and_the_same_command_goes_on(path, run)
         await_(lambda: len({file.parent for file in folder.rglob("step_*.safetensors")}) == 2)
         children = psutil.Process(process.pid).children(recursive=True)
         assert len(children) >= 2
+        for child in children:  # so that the variants do not end while they are looked at
+            child.suspend()
         assert "running" in printed(show_status, Project(path, "test"), "interrupted")
         with pytest.raises(SweepError, match="another `kedro sweep run` is at work"):
             run("interrupted")
+        for child in children:
+            child.resume()
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
         process.send_signal(signal.SIGTERM)  # as a batch system that is in a hurry
         output = process.stdout.read()

@@ -162,6 +162,7 @@ def test_in_float32_they_differ_by_rounding(optimizer):
         assert_alike(found, train(one, "cpu"))
 
 
+@pytest.mark.slow
 def test_bfloat16_matrices_follow_the_float32_losses():
     recipes = various(precision="bfloat16", num_steps=8)[:3]
     for found, one in zip(together(recipes), various(num_steps=8)[:3], strict=True):
@@ -250,6 +251,7 @@ def kill_at(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CheckpointStore, "save", saving)
 
 
+@pytest.mark.slow
 def test_checkpoints_of_a_stack_and_of_a_run_alone_are_the_same_thing(tmp_path):
     store, recipes = CheckpointStore(tmp_path), various()[:2]
     together(recipes, store)
