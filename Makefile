@@ -41,7 +41,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(NUM_WORKERS) --dist loadfile 
 test: setup ## run all tests
 	$(PYTEST)
 
-quick: setup ## run the tests without the slow ones: two minutes
+quick: setup ## run the tests without the slow ones: a minute and a quarter
 	$(PYTEST) -m "not slow"
 
 lint: setup ## check style, layers and types

@@ -70,7 +70,17 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("project")
 
-_LONGEST = ["test_run.py", "test_runs.py", "test_distributed.py", "test_training.py"]
+_LONGEST = [
+    "test_runs.py",
+    "test_run.py",
+    "test_distributed.py",
+    "test_interrupted_runs.py",
+    "test_side_by_side.py",
+    "test_stacked.py",
+    "test_training.py",
+    "test_mlflow.py",
+    "test_campaign.py",
+]
 _SLOW_FILE = re.compile(r"^pytestmark = \[?\s*pytest\.mark\.slow", re.MULTILINE)
 
 
