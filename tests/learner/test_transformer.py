@@ -1,3 +1,5 @@
+from typing import Literal
+
 import pytest
 import torch
 from hypothesis import given
@@ -103,6 +105,16 @@ def test_queries_in_one_pass_equal_queries_asked_one_by_one(model, prompts):
 
     asked = predict_queries(through_the_interface, prompts.xs, prompts.ys, queries)
     assert torch.allclose(one_pass, asked, atol=1e-12)
+
+
+@pytest.mark.parametrize("positions", ["learned", "rotary", "none"])
+def test_the_last_token_alone_is_what_the_whole_layer_gives_it(
+    positions: Literal["learned", "rotary", "none"],
+):
+    config = ModelConfig(num_layers=1, num_heads=2, width=8, positions=positions)
+    block = Transformer(2, 5, config).initialize(generator(0, "test")).double().blocks[0]
+    hidden = torch.randn(3, 9, 8, generator=generator(1, "test")).double()
+    torch.testing.assert_close(block.at_last(hidden), block(hidden)[:, -1])
 
 
 def test_a_prompt_that_does_not_fit_is_refused_with_both_sizes(model):

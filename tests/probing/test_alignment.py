@@ -206,6 +206,28 @@ def test_the_iterate_after_one_step_goes_along_with_the_moment():
     assert [natural_span(states[layer], "query").shape[1] for layer in (3, 4, 5)] == [7, 7, 9]
 
 
+def test_ranks_from_the_span_on_are_one_and_only_what_has_a_share_has_parts(learner: Any):
+    config = AlignmentConfig(
+        models=("labels", "weights"),
+        layers=(0, 1),
+        positions=("y_tokens",),
+        ranks=(1, 2, 3),
+        num_train_pairs=64,
+        num_validation_pairs=16,
+        num_test_pairs=32,
+        search=SearchConfig(gradient_steps=2, gradient_batch=8, num_steps=2, batch_size=16),
+        bootstrap=FEW,
+    )
+    table = align(learner, TASK, config, 0)
+    embedded = table[table["layer"] == 0]  # y-tokens vary in one direction there
+    shown = ["share", "specific_low", "random", "unnatural"]
+    for _, rows in embedded.groupby("model"):
+        assert (rows[shown].nunique() == 1).all()
+        assert np.allclose(rows["share"], rows["whole_states"], atol=1e-5)
+        assert np.allclose(rows["random"], rows["share"], atol=1e-5)
+    assert (table["read"].isna() == (table["share"] <= 0)).all()
+
+
 def test_shuffled_counterfactuals_are_followed_by_no_subspace(learner: Any):
     config = AlignmentConfig(
         layers=(1,),

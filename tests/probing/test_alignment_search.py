@@ -7,6 +7,7 @@ import torch
 
 from incontext_linear.config import ModelConfig, TaskConfig
 from incontext_linear.learner import Transformer
+from incontext_linear.probing import exchange as exchanges
 from incontext_linear.probing.alignment_calibration import build_network
 from incontext_linear.probing.alignment_config import SearchConfig
 from incontext_linear.probing.alignment_controls import natural_span
@@ -14,6 +15,8 @@ from incontext_linear.probing.alignment_search import (
     SearchPairs,
     _damped_step,
     _linearised,
+    _ridge_matrices,
+    _slope,
     closed_form,
     descend,
     learn_bases,
@@ -48,6 +51,42 @@ def test_derivatives_are_those_of_finite_differences(positions: str):
     torch.testing.assert_close(along, difference, rtol=1e-5, atol=1e-7)
     inside = torch.einsum("csr,cbsq->cbrq", bases, jacobian)
     assert inside.abs().max() < 1e-12  # turning a basis within its subspace changes nothing
+
+
+@pytest.mark.parametrize("tokens", [1, 30, 1000])
+@pytest.mark.parametrize("positions", ["query", "y_tokens"])
+def test_slopes_are_the_errors_times_the_derivatives_however_many_tokens_run_at_once(
+    positions: str, tokens: int, monkeypatch: pytest.MonkeyPatch
+):
+    made = Transformer(2, 6, ModelConfig(num_layers=3, num_heads=2, width=8)).double()
+    model = frozen(made.initialize(generator(0, "test")))
+    task = TaskConfig(dim=2, num_examples=6)
+    pairs = PromptPairs.draw(task, 7, 4, 0, "slopes", torch.float64)
+    states = list(layer_pairs(model, pairs))[1]
+    span, rng = natural_span(states, positions), generator(1, "test")
+    bases = torch.cat([_drawn(span.shape[1], 2, rng) for _ in range(3)])
+    wanted = torch.randn(3, 7, generator=rng).double()
+    batch = SearchPairs(states, positions, span, wanted, torch.tensor([1.0, 4.0, 0.5]).double())
+    errors, jacobian = _linearised(model, batch, bases)
+    expected = torch.einsum("cb,cbsr->csr", errors, jacobian) / 7
+    answers = exchange(model, states, positions, span @ bases)
+    monkeypatch.setattr(exchanges, "TOKENS_IN_CACHE", tokens)
+    torch.testing.assert_close(_slope(model, batch, bases), expected)
+    torch.testing.assert_close(exchange(model, states, positions, span @ bases), answers)
+
+
+def test_the_triangles_ridge_is_that_of_whole_matrices():
+    rng = generator(0, "test")
+    drawn = torch.randn(20, 4, 4, generator=rng).double()
+    whole, wanted = (drawn + drawn.mT).flatten(1), torch.randn(2, 20, generator=rng).double()
+    kept = torch.ones(4, 4).triu().flatten().bool()
+    found = list(_ridge_matrices(whole[:, kept], wanted))
+    sizes = whole.square().mean(0).sqrt()
+    for at, unit in ((1, torch.ones(16).double()), (4, sizes)):  # with the penalty of 10⁻³
+        scaled = whole / unit
+        penalty = 1e-3 * scaled.square().sum(1).mean() * torch.eye(16)
+        solved = torch.linalg.solve(scaled.mT @ scaled + penalty, scaled.mT @ wanted.mT)
+        torch.testing.assert_close(found[at].flatten(1), solved.mT / unit)
 
 
 def test_both_forms_of_the_damped_step_are_one():

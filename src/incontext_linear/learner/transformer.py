@@ -90,6 +90,17 @@ class Attention(nn.Module):
             query, key = rotate(query, places), rotate(key, places)
         return query, key, value
 
+    def keys_and_values(self, hidden: Float[Tensor, "batch token width"]) -> tuple[Tensor, Tensor]:
+        """Those of `heads` alone, where no token of these asks anything: two thirds of the cost."""
+        width = hidden.shape[-1]
+        layer = self.project_in
+        bias = None if layer.bias is None else layer.bias[width:]
+        projected = F.linear(hidden, layer.weight[width:], bias)
+        key, value = projected.unflatten(-1, (2, self.num_heads, -1)).unbind(-3)
+        if self.rotary:
+            key = rotate(key, torch.arange(hidden.shape[-2], device=hidden.device))
+        return key, value
+
     def forward(
         self, hidden: Float[Tensor, "batch token width"]
     ) -> Float[Tensor, "batch token width"]:
@@ -106,6 +117,14 @@ class Attention(nn.Module):
         query, key, _ = self.heads(hidden)
         return causal_scores(query, key).softmax(-1)
 
+    def at_last(self, hidden: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch width"]:
+        """What `forward` gives the last token, which alone asks."""
+        key, value = self.keys_and_values(hidden)
+        own = hidden[:, -1:]
+        query = self.heads(own, torch.tensor([hidden.shape[1] - 1], device=hidden.device))[0]
+        scores = (query * key).sum(-1, keepdim=True) * query.shape[-1] ** -0.5
+        return self.project_out((scores.softmax(1) * value).sum(1).flatten(-2))
+
     def from_context(
         self,
         queries: Float[Tensor, "batch prefix query width"],
@@ -117,7 +136,7 @@ class Attention(nn.Module):
         """
         behind = visible.sum(-1)[:, None]  # a query stands behind what it sees
         query, own_key, own_value = self.heads(queries, behind)  # (B, n, Q, M, H/M)
-        _, key, value = self.heads(context)  # (B, T, M, H/M)
+        key, value = self.keys_and_values(context)  # (B, T, M, H/M)
         scale = query.shape[-1] ** -0.5
         scores = torch.einsum("bkqmc,btmc->bkqmt", query, key) * scale
         scores = scores.masked_fill(~visible[:, None, None, :], float("-inf"))
@@ -157,6 +176,10 @@ class Block(nn.Module):
     ) -> Float[Tensor, "batch chosen width"]:
         """The residual stream after the layer, at the chosen tokens."""
         return self.add_mlp((hidden + self.attention(self.attention_norm(hidden)))[:, tokens])
+
+    def at_last(self, hidden: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch width"]:
+        """The residual stream after the layer, at the last token alone."""
+        return self.add_mlp(hidden[:, -1] + self.attention.at_last(self.attention_norm(hidden)))
 
     def from_context(
         self,

@@ -124,7 +124,8 @@ def align(
         (what exchanging whole states changes, in units of the answers' variance), ``searched``,
         ``ceiling``, ``whole_states`` (the share when whole states are exchanged), ``random``
         (the mean share of random subspaces of this rank), ``read`` and ``dormant`` (the shares of
-        the subspace's parts that later layers read and do not), ``read_rank`` and ``unnatural``.
+        the subspace's parts that later layers read and do not; NaN where its share is not above
+        0), ``read_rank`` and ``unnatural``.
 
     Raises:
         ValueError: if k examples leave no query.
@@ -227,41 +228,70 @@ def _score(
     search: Search, place: Place, names: Sequence[str], bases: Mapping[int, Tensor]
 ) -> pd.DataFrame:
     """Rows of all models and ranks: shares with intervals, and the controls beside them."""
-    config, terms, rows = search.config, [], {}
+    config, span = search.config, place.span.shape[1]
     few = place.train[:FEW]
     with torch.enable_grad():
         read = read_directions(search.model, few, place.positions, config.read_share, place.span)
     rng = generator(search.seed, "random subspaces", place.test.layer)
-    for rank in search.ranks:
-        shown = bases[rank]
-        parts = torch.cat((shown, *split_bases(shown, read)))
-        edited, readable, dormant = _answers(search, place.test, place, parts).chunk(3)
-        fitted = _answers(search, few, place, shown)
-        drawn = random_bases(config.num_random, place.span, rank, rng)
-        at_random = _answers(search, place.test, place, drawn)
-        unnatural = unnaturalness(place.train.recipient, place.test, place.positions, shown)
-        for at, name in enumerate(names):
-            scale = search.scales[name]
-            on_few = Counterfactuals(
-                search.train.names, search.train.values[:, :FEW], search.train.unchanged[:FEW]
-            )
-            fit = AnswerFit.fit(name, fitted[at], on_few)
-            rows[name, rank] = {
-                "terms": scale.terms(edited[at], fit, search.test),
-                "random": sum(mean_share(scale, row, search.test) for row in at_random)
-                / len(at_random),
-                "read": mean_share(scale, readable[at], search.test),
-                "dormant": mean_share(scale, dormant[at], search.test),
-                "unnatural": unnatural[at].item(),
-            }
-    ordered = [rows[name, rank] for name in names for rank in search.ranks]
-    terms = [row.pop("terms") for row in ordered]
+    # All ranks that reach the span's are the whole span, and are scored once.
+    different = {min(rank, span): bases[rank] for rank in search.ranks}
+    scored = {
+        rank: _score_rank(search, place, names, shown, read, rng)
+        for rank, shown in different.items()
+    }
+    ordered = [scored[min(rank, span)][at] for at in range(len(names)) for rank in search.ranks]
+    terms, controls = zip(*ordered, strict=True)
     shares = share_table(terms, config.rule.unique, config.bootstrap, search.seed)
-    return pd.concat((shares, pd.DataFrame(ordered)), axis=1).assign(read_rank=read.shape[1])
+    return pd.concat((shares, pd.DataFrame(controls)), axis=1).assign(read_rank=read.shape[1])
 
 
-def _answers(search: Search, pairs: LayerPairs, place: Place, bases: Tensor) -> Tensor:
-    """Answers (C, B) after every exchange, a few subspaces at a time."""
-    return torch.cat(
-        [exchange(search.model, pairs, place.positions, part) for part in bases.split(4)]
+def _score_rank(
+    search: Search,
+    place: Place,
+    names: Sequence[str],
+    shown: Float[Tensor, "search width rank"],
+    read: Float[Tensor, "width read"],
+    rng: torch.Generator,
+) -> list[tuple[dict[str, Tensor], dict[str, float]]]:
+    """The terms of each model's shares, and its controls, at one rank."""
+    few, test, rank = place.train[:FEW], search.test, shown.shape[2]
+    fitted = exchange(search.model, few, place.positions, shown)
+    edited = exchange(search.model, place.test, place.positions, shown)
+    drawn = random_bases(search.config.num_random, place.span, rank, rng)
+    at_random = exchange(search.model, place.test, place.positions, drawn)
+    unnatural = unnaturalness(place.train.recipient, place.test, place.positions, shown)
+    on_few = Counterfactuals(
+        search.train.names, search.train.values[:, :FEW], search.train.unchanged[:FEW]
     )
+    rows = []
+    for at, name in enumerate(names):
+        scale = search.scales[name]
+        fit = AnswerFit.fit(name, fitted[at], on_few)
+        random = sum(mean_share(scale, row, test) for row in at_random) / len(at_random)
+        controls = {"random": random, "unnatural": unnatural[at].item()}
+        controls |= _parts_shares(search, place, scale, shown[at], edited[at], read)
+        rows.append((scale.terms(edited[at], fit, test), controls))
+    return rows
+
+
+def _parts_shares(
+    search: Search,
+    place: Place,
+    scale: Scale,
+    basis: Float[Tensor, "width rank"],
+    answers: Float[Tensor, " batch"],
+    read: Float[Tensor, "width read"],
+) -> dict[str, float]:
+    """The shares of what later layers read of a subspace, and of what is dormant; NaN where the
+    subspace itself has none, so that nothing can be a dormant direction's doing.
+    """
+    share = mean_share(scale, answers, search.test)
+    if share <= 0:
+        return {"read": float("nan"), "dormant": float("nan")}
+    if read.shape[1] == place.span.shape[1]:  # all of it is read
+        dormant = mean_share(scale, search.test.unchanged, search.test)
+        return {"read": share, "dormant": dormant}
+    parts = torch.cat(split_bases(basis[None], read))
+    split = exchange(search.model, place.test, place.positions, parts)
+    readable, dormant = (mean_share(scale, part, search.test) for part in split)
+    return {"read": readable, "dormant": dormant}

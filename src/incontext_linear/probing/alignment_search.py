@@ -35,6 +35,7 @@ from incontext_linear.probing.exchange import (
     answers_of_edited,
     exchange,
     exchanged_rows,
+    in_parts,
 )
 
 START_PAIRS = 512
@@ -46,10 +47,6 @@ are compared on all validation pairs.
 START_PENALTIES = (1e-9, 1e-3, 1e-1)
 """Ridge penalties of the closed form, in units of the features' mean square; the best start on
 validation pairs is taken."""
-NUMBERS_AT_ONCE = 2**27
-"""Numbers in the edited states of all layers behind them that gradients are taken through at once:
-a few times as much memory, however large the learner is.
-"""
 _LEAST_DAMPING, _MOST_DAMPING = 1e-7, 1e7
 _MOMENTUM, _SQUARE_MOMENTUM = 0.9, 0.98
 
@@ -115,22 +112,24 @@ def learn_bases(
     Returns:
         Orthonormal columns (C, H, r) by rank.
     """
-    closed = closed_form(model, fitted[:START_PAIRS])
+    closed = closed_form(model, fitted[:START_PAIRS]) if min(ranks) < fitted.span.shape[1] else []
     few, span, starts = chosen[:COMPARED_PAIRS], fitted.span.shape[1], {}
-    for rank in ranks:
-        size = min(rank, span)
-        best = _best(model, few, [matrix[:, :, :size] for matrix in closed])
-        drawn = [_random_start(fitted, size, rng) for _ in range(config.random_starts)]
+    smaller = [rank for rank in ranks if rank < span]
+    for rank in smaller:
+        best = _best(model, few, [matrix[:, :, :rank] for matrix in closed])
+        drawn = [_random_start(fitted, rank, rng) for _ in range(config.random_starts)]
         starts[rank] = [best, *drawn]
-    wide = [rank for rank in ranks if rank < span and span * rank >= config.batch_size]
-    ends = descend(model, fitted, [one for rank in wide for one in starts[rank]], config, rng)
-    found = {}
-    for rank in ranks:
+    wide = [rank for rank in smaller if span * rank >= config.batch_size]
+    begun = [one for rank in wide for one in starts[rank]]
+    ends = descend(model, fitted, begun, config, rng)
+    whole = fitted.span.expand(len(fitted.wanted), -1, -1)
+    found = {rank: whole for rank in ranks if rank >= span}
+    for rank in smaller:
         # The start itself stays in the choice: a search can end worse than it began.
         candidates = list(starts[rank])
         if rank in wide:
             candidates += [ends.pop(0) for _ in starts[rank]]
-        elif rank < span:
+        else:
             candidates += [refine(model, fitted, one, config, rng) for one in starts[rank]]
         found[rank] = fitted.span @ _best(model, chosen, candidates)
     return found
@@ -162,53 +161,62 @@ def _ridge_matrices(
     units of its own size, with every penalty.
 
     In their own units, directions that vary a thousand times as much as others decide no more.
+
+    Args:
+        features: the triangles of symmetric matrices, row after row.
+        wanted: what they explain, for each search.
     """
-    size = math.isqrt(features.shape[1])
+    span = math.isqrt(2 * features.shape[1])
+    upper = torch.ones(span, span, device=features.device).triu().nonzero().mT
+    # Of two equal numbers one is kept, and counts twice.
+    twice = torch.where(upper[0] == upper[1], 1.0, 2.0).to(features)
     sizes = features.square().mean(0).sqrt()
     for unit in (torch.ones_like(sizes), sizes + 1e-12 * sizes.max() + 1e-300):
         scaled = features / unit
-        kernel = scaled @ scaled.mT
+        kernel = (scaled * twice) @ scaled.mT
         identity = torch.eye(len(kernel)).to(kernel)
         for penalty in START_PENALTIES:
             damped = kernel + penalty * kernel.diagonal().mean() * identity
             weights = torch.linalg.solve(damped, wanted.mT)
-            yield ((scaled.mT @ weights).mT / unit).unflatten(1, (size, size))
+            matrix = features.new_zeros(len(wanted), span, span)
+            matrix[:, upper[0], upper[1]] = (scaled.mT @ weights).mT / unit
+            yield matrix + matrix.triu(1).mT
 
 
 def _gradient_features(
     model: ContinuableLearner, fitted: SearchPairs, share: float
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch unknown"]]:
-    """Answers at states so far between recipient and donor, and Σ_t gΔᵀ there, made symmetric."""
-    at_once = _searches_at_once(model, fitted[:1])  # of one pair each
-    parts = torch.arange(len(fitted), device=fitted.span.device).split(at_once)
-    found = [_slopes(model, fitted[rows], share) for rows in parts]
-    answers, slopes = (torch.cat(part) for part in zip(*found, strict=True))
-    rows = exchanged_rows(fitted.positions, fitted.pairs)
-    change = (fitted.pairs.donor - fitted.pairs.recipient)[:, rows]
-    slope, change = ((part @ fitted.span).double() for part in (slopes, change))
-    features = torch.einsum("bts,btu->bsu", slope, change)
-    return answers, (features + features.mT).flatten(1) / 2
+    """Answers at states so far between recipient and donor, and the triangle of Σ_t gΔᵀ there, made
+    symmetric.
+    """
+    rows = exchanged_rows(fitted.positions)
+    triangle = torch.ones(2 * (fitted.span.shape[1],), device=fitted.span.device).triu().bool()
+
+    def part(_: slice, batch: slice) -> tuple[Tensor, Tensor]:
+        answers, slopes = _slopes(model, fitted[batch], share)
+        change = (fitted.pairs.donor - fitted.pairs.recipient)[batch, rows]
+        slope, change = ((part @ fitted.span).double() for part in (slopes, change))
+        features = slope.mT @ change
+        return answers[None], ((features + features.mT) / 2)[:, triangle][None]
+
+    streams = _num_streams(model, fitted)
+    answers, features = in_parts(part, fitted.positions, 1, fitted.pairs, streams)
+    return answers[0], features[0]
 
 
 def _slopes(
     model: ContinuableLearner, fitted: SearchPairs, share: float
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch row width"]]:
     """Answers at states so far between recipient and donor, and their gradients."""
-    pairs, rows = fitted.pairs, exchanged_rows(fitted.positions, fitted.pairs)
+    pairs, rows = fitted.pairs, exchanged_rows(fitted.positions)
     between = torch.lerp(pairs.recipient[:, rows], pairs.donor[:, rows], share)[None]
-    with torch.enable_grad():
-        between = between.requires_grad_()
-        answers = answers_of_edited(model, pairs, fitted.positions, between)[0]
-        (slopes,) = torch.autograd.grad(answers.sum(), between)
-    return answers.detach(), slopes[0]
+    answers, slopes = _read(model, fitted, between)
+    return answers[0], slopes[0]
 
 
-def _searches_at_once(model: ContinuableLearner, batch: SearchPairs) -> int:
-    """How many searches' gradients fit into the memory that is for them."""
-    layers = max(1, len(model.blocks) - batch.pairs.layer)
-    tokens = 1 if batch.positions == "query" else batch.pairs.recipient.shape[1]
-    size = len(batch) * tokens * batch.pairs.recipient.shape[2] * layers
-    return max(1, NUMBERS_AT_ONCE // size)
+def _num_streams(model: ContinuableLearner, batch: SearchPairs) -> int:
+    """How many streams of a prompt a gradient goes through."""
+    return max(1, len(model.blocks) - batch.pairs.layer)
 
 
 def descend(
@@ -244,8 +252,7 @@ def descend(
     passes = -(-number * size // len(fitted))
     order = torch.cat([torch.randperm(len(fitted), generator=rng) for _ in range(passes)])
     for step, rows in enumerate(order[: number * size].split(size)):
-        errors, jacobian = _linearised(model, several[rows.to(bases.device)], bases)
-        slope = torch.einsum("cb,cbsr->csr", errors, jacobian) / len(rows)
+        slope = _slope(model, several[rows.to(bases.device)], bases)
         mean = torch.lerp(slope, mean, _MOMENTUM)
         squares = slope.square().sum((1, 2), keepdim=True) / numbers
         square = torch.lerp(squares, square, _SQUARE_MOMENTUM)
@@ -254,6 +261,43 @@ def descend(
         bases = _orthonormal(bases - rate * mean / unit) * columns
     parts = bases.split([len(one) for one in starts])
     return [part[:, :, : one.shape[2]] for part, one in zip(parts, starts, strict=True)]
+
+
+def _slope(model: ContinuableLearner, batch: SearchPairs, bases: Bases) -> Bases:
+    """Half the gradient of each search's mean squared error, along its basis's tangents.
+
+    With g the gradient of an answer times its error, it is the mean of Σ_t gΔᵀQ + ΔgᵀQ, less its
+    part within the subspace (see `_derivatives`).
+    """
+    columns, rows = batch.span @ bases, exchanged_rows(batch.positions)
+    weights = 1 / (batch.scale * len(batch))
+
+    def part(searches: slice, pairs: slice) -> tuple[Tensor]:
+        few, own = batch[pairs], columns[searches]
+        change = (few.pairs.donor - few.pairs.recipient)[:, rows]
+        coordinates = change.flatten(0, 1) @ own  # (C, B·t, r)
+        edit = (coordinates @ own.mT).unflatten(1, change.shape[:2])
+        answers, slope = _read(model, few, few.pairs.recipient[:, rows] + edit)
+        errors = (answers - few.wanted[searches]) * weights[searches, None]
+        slope = (slope * errors[..., None, None]).flatten(1, 2)
+        total = slope.mT @ coordinates + change.flatten(0, 1).mT @ (slope @ own)
+        return (total[:, None],)
+
+    streams = _num_streams(model, batch)
+    (sums,) = in_parts(part, batch.positions, len(bases), batch.pairs, streams)
+    total = batch.span.mT @ sums.sum(1)
+    return total - bases @ (bases.mT @ total)
+
+
+def _read(
+    model: ContinuableLearner, batch: SearchPairs, edited: Float[Tensor, "search batch row width"]
+) -> tuple[Float[Tensor, "search batch"], Float[Tensor, "search batch row width"]]:
+    """Answers at edited states, and each one's gradient with respect to them."""
+    with torch.enable_grad():
+        edited = edited.requires_grad_()
+        answers = answers_of_edited(model, batch.pairs, batch.positions, edited)
+        (slope,) = torch.autograd.grad(answers.sum(), edited)
+    return answers.detach(), slope
 
 
 def _stacked(
@@ -301,14 +345,15 @@ def refine(
 def _linearised(
     model: ContinuableLearner, batch: SearchPairs, bases: Bases
 ) -> tuple[Float[Tensor, "search batch"], Float[Tensor, "search batch span rank"]]:
-    """Errors in units of their scale, and their derivatives along the bases' tangents; of as many
-    searches at once as the memory is for.
-    """
-    parts = bases.split(_searches_at_once(model, batch))
-    answers, jacobians = zip(*(_derivatives(model, batch, part) for part in parts), strict=True)
+    """Errors in units of their scale, and their derivatives along the bases' tangents."""
+
+    def part(searches: slice, rows: slice) -> tuple[Tensor, Tensor]:
+        return _derivatives(model, batch[rows], bases[searches])
+
+    streams = _num_streams(model, batch)
+    answers, jacobian = in_parts(part, batch.positions, len(bases), batch.pairs, streams)
     scale = batch.scale.sqrt()[:, None]
-    errors = (torch.cat(answers) - batch.wanted) / scale
-    return errors, torch.cat(jacobians) / scale[..., None, None]
+    return (answers - batch.wanted) / scale, jacobian / scale[..., None, None]
 
 
 def _derivatives(
@@ -320,20 +365,17 @@ def _derivatives(
     A change ξ of the basis moves these by (ξQᵀ + Qξᵀ)Δ, so that the derivative with respect to ξ
     is Σ_t gΔᵀQ + ΔgᵀQ, less its part within the subspace, along which nothing changes.
     """
-    pairs, rows = batch.pairs, exchanged_rows(batch.positions, batch.pairs)
+    pairs, rows = batch.pairs, exchanged_rows(batch.positions)
     change = (pairs.donor - pairs.recipient)[:, rows] @ batch.span
     coordinates = torch.einsum("bts,csr->cbtr", change, bases)
     edit = torch.einsum("cbtr,csr->cbts", coordinates, bases) @ batch.span.mT
-    with torch.enable_grad():
-        edited = (pairs.recipient[:, rows] + edit).requires_grad_()
-        answers = answers_of_edited(model, pairs, batch.positions, edited)
-        (slope,) = torch.autograd.grad(answers.sum(), edited)
+    answers, slope = _read(model, batch, pairs.recipient[:, rows] + edit)
     slope = slope @ batch.span
     read = torch.einsum("cbts,csr->cbtr", slope, bases)
     jacobian = torch.einsum("cbts,cbtr->cbsr", slope, coordinates)
     jacobian = jacobian + torch.einsum("bts,cbtr->cbsr", change, read)
     within = torch.einsum("csr,cbsq->cbrq", bases, jacobian)
-    return answers.detach(), jacobian - torch.einsum("csr,cbrq->cbsq", bases, within)
+    return answers, jacobian - torch.einsum("csr,cbrq->cbsq", bases, within)
 
 
 def _damped_step(
@@ -363,5 +405,6 @@ def _best(model: ContinuableLearner, chosen: SearchPairs, candidates: Sequence[B
     """Of each search's bases, the one with the smallest error on the pairs that choose."""
     if len(candidates) == 1:
         return candidates[0]
-    best = torch.stack([chosen.losses(model, bases) for bases in candidates]).argmin(0)
+    tried = chosen.repeated(len(candidates)).losses(model, torch.cat(list(candidates)))
+    best = tried.unflatten(0, (len(candidates), -1)).argmin(0)
     return torch.stack(list(candidates))[best, torch.arange(len(best), device=best.device)]

@@ -8,7 +8,7 @@ Shape letters: C subspaces, B pairs, T = 2k + 1 tokens, H width, R rank, L layer
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -22,6 +22,14 @@ from incontext_linear.learner.transformer import Block, Transformer
 from incontext_linear.probing.causal_models import Examples
 from incontext_linear.tasks import draw_prompts
 
+TOKENS_IN_CACHE = 640
+"""Tokens that a CPU runs through the layers at once: of more, what a layer computes no longer fits
+into a core's cache, and of fewer, the weights are read too often.
+"""
+NUMBERS_AT_ONCE = 2**27
+"""Numbers in the streams that any other device keeps at once: a few times as much memory, however
+large the learner is.
+"""
 POSITIONS = ("query", "y_tokens", "x_tokens", "context")
 """Where states are exchanged: the query's token, the context's y-tokens, its x-tokens, both."""
 
@@ -32,14 +40,9 @@ def positions_mask(kind: str, num_tokens: int) -> Bool[Tensor, " token"]:
     Raises:
         ValueError: if the kind is not one of `POSITIONS`.
     """
-    if kind not in POSITIONS:
-        raise ValueError(f"unknown positions {kind!r}; allowed: {', '.join(map(repr, POSITIONS))}")
-    token = torch.arange(num_tokens)
-    query = token == num_tokens - 1
-    if kind == "query":
-        return query
-    kinds = {"y_tokens": token % 2 == 1, "x_tokens": token % 2 == 0}
-    return kinds.get(kind, ~query) & ~query
+    mask = torch.zeros(num_tokens, dtype=torch.bool)
+    mask[exchanged_rows(kind)] = True
+    return mask
 
 
 @dataclass(frozen=True)
@@ -135,20 +138,37 @@ def answers_from(
     """What the query's token answers if the learner goes on from the states of a layer."""
     if not isinstance(model, Transformer) or layer == len(model.blocks):
         return predict_from(model, hidden, layer)[:, -1]
-    blocks = [cast(Block, block) for block in model.blocks]
-    for block in blocks[layer:-1]:
+    *blocks, last = (cast(Block, block) for block in list(model.blocks)[layer:])
+    for block in blocks:
         hidden = block(hidden)
-    return model.read(blocks[-1](hidden, tokens=slice(-1, None)))[:, 0]
+    # What the other tokens hold behind the last layer, nothing reads.
+    return model.read(last.at_last(hidden))
 
 
-def exchanged_rows(positions: str, pairs: LayerPairs) -> Tensor | slice:
-    """The tokens whose states an exchange changes, as an index of (B, T, H)'s second axis."""
-    if positions == "query":
-        return slice(-1, None)
-    mask = positions_mask(positions, pairs.recipient.shape[1])
-    return mask.nonzero()[:, 0].to(pairs.recipient.device)
+def _all_visible(context: Float[Tensor, "batch token width"]) -> Bool[Tensor, "prefix token"]:
+    return torch.ones(1, context.shape[1], dtype=torch.bool, device=context.device)
 
 
+def exchanged_rows(positions: str) -> slice:
+    """The tokens whose states an exchange changes, as an index of (B, T, H)'s second axis.
+
+    Raises:
+        ValueError: if the positions are not one of `POSITIONS`.
+    """
+    rows = {
+        "query": slice(-1, None),
+        "y_tokens": slice(1, -1, 2),
+        "x_tokens": slice(0, -1, 2),
+        "context": slice(0, -1),
+    }
+    if positions not in rows:
+        raise ValueError(
+            f"unknown positions {positions!r}; allowed: {', '.join(map(repr, POSITIONS))}"
+        )
+    return rows[positions]
+
+
+@torch.no_grad()
 def exchange(
     model: ContinuableLearner,
     pairs: LayerPairs,
@@ -163,11 +183,52 @@ def exchange(
         positions: one of `POSITIONS`; one subspace is shared by all tokens of the kind.
         bases: orthonormal columns Q (C, H, R).
     """
-    rows = exchanged_rows(positions, pairs)
-    change = (pairs.donor - pairs.recipient)[:, rows]
-    coordinates = torch.einsum("bth,chr->cbtr", change, bases)
-    edit = torch.einsum("cbtr,chr->cbth", coordinates, bases)
-    return answers_of_edited(model, pairs, positions, pairs.recipient[:, rows] + edit)
+    rows = exchanged_rows(positions)
+    change, recipient = (pairs.donor - pairs.recipient)[:, rows], pairs.recipient[:, rows]
+
+    def answers(subspaces: slice, batch: slice) -> tuple[Tensor]:
+        few = bases[subspaces]
+        coordinates = torch.einsum("bth,chr->cbtr", change[batch], few)
+        edited = recipient[batch] + torch.einsum("cbtr,chr->cbth", coordinates, few)
+        return (answers_of_edited(model, pairs[batch], positions, edited),)
+
+    return in_parts(answers, positions, len(bases), pairs)[0]
+
+
+def in_parts(
+    compute: Callable[[slice, slice], tuple[Tensor, ...]],
+    positions: str,
+    num_subspaces: int,
+    pairs: LayerPairs,
+    num_streams: int = 1,
+) -> tuple[Tensor, ...]:
+    """What is computed of every subspace and pair, a few of them at a time.
+
+    Args:
+        compute: tensors (C', B', …) of a range of subspaces and a range of pairs.
+        positions: one of `POSITIONS`.
+        num_subspaces: C.
+        pairs: B of them.
+        num_streams: how many streams of a prompt are kept at once: 1, or all that a gradient needs.
+
+    Returns:
+        The tensors (C, B, …).
+    """
+    tokens, device = pairs.recipient.shape[1], pairs.recipient.device
+    numbers = pairs.recipient.shape[2] * num_streams
+    limit = TOKENS_IN_CACHE if device.type == "cpu" else max(1, NUMBERS_AT_ONCE // numbers)
+    if positions == "query":  # all queries of a pair read one context
+        number, width = num_subspaces, max(1, limit // (tokens + num_subspaces))
+    else:
+        width = min(len(pairs), max(1, limit // tokens))
+        number = max(1, limit // (tokens * width))
+    batches = [slice(at, at + width) for at in range(0, len(pairs), width)]
+    found = []
+    for at in range(0, num_subspaces, number):
+        subspaces = slice(at, min(at + number, num_subspaces))
+        parts = zip(*(compute(subspaces, batch) for batch in batches), strict=True)
+        found.append([torch.cat(part, 1) for part in parts])
+    return tuple(torch.cat(part) for part in zip(*found, strict=True))
 
 
 def answers_of_edited(
@@ -186,7 +247,7 @@ def answers_of_edited(
     """
     if positions == "query" and all(hasattr(block, "from_context") for block in model.blocks):
         return _answers_of_queries(model, edited[:, :, 0], pairs)
-    rows = exchanged_rows(positions, pairs)
+    rows = exchanged_rows(positions)
     hidden = pairs.recipient.expand(len(edited), -1, -1, -1).clone()
     hidden[:, :, rows] = edited
     return answers_from(model, hidden.flatten(0, 1), pairs.layer).unflatten(0, hidden.shape[:2])
@@ -197,8 +258,7 @@ def _answers_of_queries(
 ) -> Float[Tensor, "subspace batch"]:
     """The same where nothing but the query's token is changed: no other token is run again."""
     hidden = queries.transpose(0, 1)[:, None]  # (B, 1 prefix, C, H)
-    num_context = pairs.recipient.shape[1] - 1
-    visible = torch.ones(1, num_context, dtype=torch.bool, device=queries.device)
+    visible = _all_visible(pairs.recipient[:, :-1])
     for block, context in zip(model.blocks[pairs.layer :], pairs.later_context[:-1], strict=True):
         hidden = cast(Block, block).from_context(hidden, context, visible)
     return model.read(hidden[:, 0]).transpose(0, 1)
