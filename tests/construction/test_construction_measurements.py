@@ -14,12 +14,12 @@ from incontext_linear.construction.measurements import (
     error_table,
     fit_exponent,
     growth_table,
-    one_thread,
     relative_error,
     size_table,
     trace_gradient_step,
 )
 from incontext_linear.figures import construction as figures
+from incontext_linear.learner.devices import one_thread
 from incontext_linear.pipelines.construction.nodes import report_construction_metrics
 from incontext_linear.pipelines.construction.pipeline import create_pipeline
 from incontext_linear.predictors import Ridge

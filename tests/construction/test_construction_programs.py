@@ -18,7 +18,8 @@ from incontext_linear.construction import (
     sherman_morrison,
 )
 from incontext_linear.construction.config import FLOAT64
-from incontext_linear.construction.measurements import LatestExample, one_thread, relative_error
+from incontext_linear.construction.measurements import LatestExample, relative_error
+from incontext_linear.learner.devices import one_thread
 from incontext_linear.learner.transformer import Block, Transformer
 from incontext_linear.predictors import GradientDescent, OnePassSGD, Predictor, Ridge
 

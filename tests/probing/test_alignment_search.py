@@ -55,7 +55,7 @@ def test_derivatives_are_those_of_finite_differences(positions: str):
 
 @pytest.mark.parametrize("tokens", [1, 30, 1000])
 @pytest.mark.parametrize("positions", ["query", "y_tokens"])
-def test_slopes_are_the_errors_times_the_derivatives_however_many_tokens_run_at_once(
+def test_slopes_are_the_errors_times_the_derivatives_however_many_tokens_and_threads_run(
     positions: str, tokens: int, monkeypatch: pytest.MonkeyPatch
 ):
     made = Transformer(2, 6, ModelConfig(num_layers=3, num_heads=2, width=8)).double()
@@ -71,8 +71,17 @@ def test_slopes_are_the_errors_times_the_derivatives_however_many_tokens_run_at_
     expected = torch.einsum("cb,cbsr->csr", errors, jacobian) / 7
     answers = exchange(model, states, positions, span @ bases)
     monkeypatch.setattr(exchanges, "TOKENS_IN_CACHE", tokens)
-    torch.testing.assert_close(_slope(model, batch, bases), expected)
-    torch.testing.assert_close(exchange(model, states, positions, span @ bases), answers)
+    found, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 2):  # of two, each computes parts of its own
+            torch.set_num_threads(threads)
+            slope = _slope(model, batch, bases)
+            found.append((slope, exchange(model, states, positions, span @ bases)))
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(found[0], (expected, answers))
+    allowed = 0.0 if tokens < 1000 else 1e-12  # 1,000 are one part, which both share
+    torch.testing.assert_close(found[1], found[0], rtol=allowed, atol=allowed)
 
 
 def test_the_triangles_ridge_is_that_of_whole_matrices():

@@ -5,8 +5,7 @@ Tables come out tidy, one measurement a row. The reference is always the textboo
 float64.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +18,7 @@ from incontext_linear.config import TaskConfig
 from incontext_linear.construction import programs
 from incontext_linear.construction.assembler import ConstructedTransformer
 from incontext_linear.construction.config import Constants, ConstructionConfig, DtypeName
+from incontext_linear.learner.devices import one_thread
 from incontext_linear.predictors import GradientDescent, OnePassSGD, Predictor, Ridge
 from incontext_linear.tasks import Xs, Ys, draw_prompts
 
@@ -218,19 +218,6 @@ def measure(
     with torch.inference_mode(), one_thread():
         predictions = model(xs.to(DTYPES[dtype]), ys.to(DTYPES[dtype])).double()
     return relative_error(predictions, measured.reference(config)(xs, ys))
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Run on one thread: on matrices as small as these, threads wait for each other more than they
-    work.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def trace_gradient_step(seed: int, dim: int = 3) -> pd.DataFrame:

@@ -1,7 +1,9 @@
-"""Where a learner's weights lie while it is measured."""
+"""Where a learner is measured: on which device, and on how many threads."""
 
 import copy
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -33,3 +35,16 @@ def _same_device(found: torch.device, wanted: torch.device) -> bool:
         return found.type == wanted.type
     current = torch.cuda.current_device()
     return (found.index or 0) == (current if wanted.index is None else wanted.index)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run on one thread: on matrices as small as these, threads wait for each other more than they
+    work.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -8,7 +8,8 @@ Shape letters: C subspaces, B pairs, T = 2k + 1 tokens, H width, R rank, L layer
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import cast
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from incontext_linear.config import TaskConfig
 from incontext_linear.learner.base import ContinuableLearner, predict_from, residual_streams
+from incontext_linear.learner.devices import one_thread
 from incontext_linear.learner.transformer import Block, Transformer
 from incontext_linear.probing.causal_models import Examples
 from incontext_linear.tasks import draw_prompts
@@ -222,13 +224,32 @@ def in_parts(
     else:
         width = min(len(pairs), max(1, limit // tokens))
         number = max(1, limit // (tokens * width))
+    subspaces = [
+        slice(at, min(at + number, num_subspaces)) for at in range(0, num_subspaces, number)
+    ]
     batches = [slice(at, at + width) for at in range(0, len(pairs), width)]
-    found = []
-    for at in range(0, num_subspaces, number):
-        subspaces = slice(at, min(at + number, num_subspaces))
-        parts = zip(*(compute(subspaces, batch) for batch in batches), strict=True)
-        found.append([torch.cat(part, 1) for part in parts])
-    return tuple(torch.cat(part) for part in zip(*found, strict=True))
+    cells = [(few, batch) for few in subspaces for batch in batches]
+    found = _side_by_side(compute, cells) if device.type == "cpu" else [compute(*c) for c in cells]
+    per_batch = len(batches)
+    rows = [found[at : at + per_batch] for at in range(0, len(found), per_batch)]
+    joined = [[torch.cat(part, 1) for part in zip(*row, strict=True)] for row in rows]
+    return tuple(torch.cat(part) for part in zip(*joined, strict=True))
+
+
+def _side_by_side(
+    compute: Callable[[slice, slice], tuple[Tensor, ...]], cells: Sequence[tuple[slice, slice]]
+) -> list[tuple[Tensor, ...]]:
+    """Parts are too small to be shared by cores, so each core computes parts of its own."""
+    threads, wants_gradient = torch.get_num_threads(), torch.is_grad_enabled()
+    if threads == 1 or len(cells) == 1:
+        return [compute(*cell) for cell in cells]
+
+    def part(cell: tuple[slice, slice]) -> tuple[Tensor, ...]:
+        with torch.set_grad_enabled(wants_gradient):  # each thread has its own switch
+            return compute(*cell)
+
+    with one_thread(), ThreadPoolExecutor(threads) as pool:
+        return [*pool.map(part, cells)]
 
 
 def answers_of_edited(

@@ -16,8 +16,8 @@ from kedro.framework.session import KedroSession
 from kedro.pipeline import Pipeline
 from kedro.runner import AbstractRunner
 
-from incontext_linear.construction.measurements import one_thread
 from incontext_linear.environment import ConfigurationError, data_folder, sole_run
+from incontext_linear.learner.devices import one_thread
 from incontext_linear.runs.garbage import no_search
 from incontext_linear.runs.interrupts import interruptible
 from incontext_linear.runs.side_by_side import SideBySideRunner
