@@ -38,7 +38,7 @@ from incontext_linear.predictors import BayesPosteriorMean
 from incontext_linear.tasks import Prompts, draw_prompts
 from incontext_linear.training import Recipe, TrainingConfig, TrainingRun
 from incontext_linear.training.loop import learning_rate_at
-from incontext_linear.training.optimizers import FlatOptimizer, FlatParameters, orthogonalize
+from incontext_linear.training.optimizers import FlatOptimizer, FlatParameters
 from incontext_linear.training.stacked import StackedStep
 
 POLAR_EXPRESS = (
@@ -54,33 +54,17 @@ POLAR_EXPRESS = (
 class PolarExpress(FlatOptimizer):
     """Muon with the iterations of Amsel et al. 2025, each of which is best after those before."""
 
-    def direction(self, matrices: Tensor) -> Tensor:
-        """All singular values near 1, in float32."""
-        tall = matrices.shape[-2] > matrices.shape[-1]
-        result = matrices.mT if tall else matrices
+    def _orthogonal(self, stack: Tensor) -> Tensor:
+        tall = stack.shape[-2] > stack.shape[-1]
+        result = stack.mT if tall else stack
         result = result / (1.01 * torch.linalg.matrix_norm(result, keepdim=True) + 1e-7)
         for linear, cubic, quintic in POLAR_EXPRESS:
             gram = result @ result.mT
             result = linear * result + (cubic * gram + quintic * gram @ gram) @ result
         return result.mT if tall else result
 
-    def _muon(self, group: FlatParameters, gradient: Tensor) -> None:
-        momentum = group.moments["first_moment"]
-        momentum.lerp_(gradient, 1 - self.training.muon_momentum)
-        ahead = gradient.lerp(momentum, self.training.muon_momentum)
-        rate = self._rate[..., None, None, None]
-        for number, (weights, given) in enumerate(
-            zip(group.stacks(group.master), group.stacks(ahead), strict=True)
-        ):
-            size = 0.2 * max(given.shape[-2:]) ** 0.5
-            weights.sub_(rate * size * self.scaled(number, self.direction(given)))
 
-    def scaled(self, number: int, direction: Tensor) -> Tensor:
-        """A hook for what is done to the orthogonal direction of a stack of matrices."""
-        return direction
-
-
-class NorMuon(PolarExpress):
+class NorMuon(FlatOptimizer):
     """Muon whose update has rows of one size (Li et al. 2025): each row is divided by the root of
     a running mean of its squares, and the whole brought back to the size that it had.
     """
@@ -89,16 +73,12 @@ class NorMuon(PolarExpress):
 
     def __init__(self, *arguments: Any):
         super().__init__(*arguments)
-        self._rows: dict[int, Tensor] = {}
+        self._rows: dict[torch.Size, Tensor] = {}
 
-    def direction(self, matrices: Tensor) -> Tensor:
-        """As Muon has it."""
-        return orthogonalize(matrices)
-
-    def scaled(self, number: int, direction: Tensor) -> Tensor:
-        """Rows of one size."""
+    def _orthogonal(self, stack: Tensor) -> Tensor:
+        direction = super()._orthogonal(stack)
         squares = direction.square().mean(-1, keepdim=True)
-        rows = self._rows.setdefault(number, torch.zeros_like(squares))
+        rows = self._rows.setdefault(squares.shape, torch.zeros_like(squares))
         rows.lerp_(squares, 1 - self.ROW_MOMENTUM)
         even = direction / (rows.sqrt() + 1e-8)
         size = torch.linalg.matrix_norm(direction, keepdim=True)

@@ -1,20 +1,18 @@
 """Fixtures of the comparison's tests: a small task, and settings that cost little."""
 
 import pytest
-import torch
 
 from incontext_linear.comparison.identification import IdentificationConfig
 from incontext_linear.config import TaskConfig
+from incontext_linear.learner import devices
 from incontext_linear.tasks import draw_prompts
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread():
     """These prompts are small: a second thread would cost more than it gives."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with devices.one_thread():
+        yield
 
 
 @pytest.fixture(scope="session")

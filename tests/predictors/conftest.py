@@ -2,16 +2,15 @@
 
 import jaxtyping
 import pytest
-import torch
+
+from incontext_linear.learner import devices
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread():
     """These prompts are small: a second thread would cost more than it gives."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with devices.one_thread():
+        yield
 
 
 @pytest.fixture

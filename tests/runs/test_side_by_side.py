@@ -22,6 +22,7 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline, node
 from support.project import copy_project, kedro, runs
 
+from incontext_linear.learner import devices
 from incontext_linear.runs.session import SIDE_BY_SIDE
 from incontext_linear.runs.side_by_side import LONG, SideBySideRunner
 
@@ -74,10 +75,8 @@ def no_process_is_left():
 @pytest.fixture
 def one_thread():
     """As a run side by side has them, a node."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with devices.one_thread():
+        yield
 
 
 def carry_out(nodes, recorder, **inputs):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from incontext_linear.config import ModelConfig, TaskConfig
-from incontext_linear.learner import Learner, Transformer
+from incontext_linear.learner import Learner, Transformer, devices
 from incontext_linear.learner.attention import causal_attention
 from incontext_linear.learner.transformer import Attention
 from incontext_linear.training import Recipe, TrainingDivergedError, TrainingStep, train
@@ -45,10 +45,8 @@ def assert_same(first: Learner, second: Learner) -> None:
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """Sums are split over threads, so bit-equality across processes needs their number fixed."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with devices.one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -203,7 +203,13 @@ class FlatOptimizer:
             # The root mean square of an update is then about Adam's, so both share one learning
             # rate.
             size = 0.2 * max(direction.shape[-2:]) ** 0.5
-            weights.sub_(rate * size * orthogonalize(direction))
+            weights.sub_(rate * size * self._orthogonal(direction))
+
+    def _orthogonal(
+        self, stack: Float[Tensor, "*learner matrix rows columns"]
+    ) -> Float[Tensor, "*learner matrix rows columns"]:
+        """What stands for a stack's momentum; `benchmarks.variants` has others."""
+        return orthogonalize(stack)
 
     def gradients(self) -> dict[nn.Parameter, Tensor]:
         """Where the next `step` reads each parameter's gradient: one written there need not be
